@@ -1,0 +1,110 @@
+# Two commands are enough: `make lab` opens the course, `make test` checks it. `make help` lists the rest.
+# Works with GNU make and with the make of macOS. Windows: the same steps as plain commands are in README.md.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extra arguments for pip, for instance PIP_ARGS="--index-url https://my.mirror/simple".
+PIP_ARGS ?=
+# CPU=1 takes the CPU build of torch on Linux (the package index has the CUDA build there, some gigabytes).
+CPU ?=
+TORCH_ARGS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+WORKERS ?= 2
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+TESTS ?= tests notebooks
+LESSONS ?=
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+COURSE := $(BIN)/python -m course_utils
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+# One thread for each worker. tests/offline refuses every connection that leaves this machine.
+TEST_ENV := CI=1 COURSE_PROFILE=quick OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONPATH=tests/offline
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+.PHONY: help lab test notebooks assignments weights data bench test-colab test-offline export badges scoreboard gallery lint format setup setup-test clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+
+lab: $(VENV)/.lab ## open the course in JupyterLab (sets up .venv the first time)
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test: $(VENV)/.test ## everything: lint, unit and oracle tests, all notebooks at the quick profile
+	@$(MAKE) --no-print-directory lint
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n$(WORKERS) --dist loadscope $(NBVAL) --ignore=tests/benchmarks --durations=8 $(PYTEST_ARGS) $(TESTS)
+
+notebooks: $(VENV)/.test ## execute the notebooks at the quick profile and store their outputs (LESSONS="clip ddpm" for some)
+	$(COURSE) execute $(LESSONS)
+
+assignments: $(VENV)/.lab ## write the student edition to build/assignments
+	$(COURSE) assignments
+
+weights: $(VENV)/.lab ## run the lessons at the full profile, which writes data/weights (a GPU, or patience)
+	$(COURSE) run --profile full $(if $(LESSONS),$(LESSONS),--with-weights)
+	$(BIN)/python -m course_utils.data
+
+data: $(VENV)/.test ## make the data packs again from their public sources (needs the network)
+	@for script in data/build/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m course_utils.data
+
+bench: $(VENV)/.test ## time our modules against the reference libraries
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q --benchmark-columns=median,iqr,rounds --benchmark-group-by=group $(PYTEST_ARGS) tests/benchmarks
+
+export: $(VENV)/.lab ## write course_utils/lessons from the cells tagged export
+	$(COURSE) export
+
+badges: $(VENV)/.lab ## rewrite badges and set-up cells from [project.urls] in pyproject.toml
+	$(COURSE) badges
+
+scoreboard: $(VENV)/.lab ## rewrite the tables of lessons in README.md and README.ko.md
+	$(COURSE) scoreboard --write
+
+gallery: $(VENV)/.lab ## write docs/gallery from the stored figures of the cells tagged gallery
+	$(COURSE) gallery
+
+lint: $(VENV)/.test ## ruff: lint and format, notebooks too
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: run \`make format\`."; exit 1; }
+
+format: $(VENV)/.test ## ruff: mend what it can
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+setup: $(VENV)/.lab
+setup-test: $(VENV)/.test
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "The course needs Python 3.10 or newer: install one and run \`make lab PYTHON=/path/to/python3.11\`."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python could not make a virtual environment: on Debian or Ubuntu install it with \`sudo apt install python3-venv\`."; exit 1; }
+
+# The stamps: pip runs again only when pyproject.toml or constraints.txt is newer.
+$(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt torch
+	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt -e '.[lab]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt torch
+	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt -e '.[dev,oracles]'
+	@touch $(VENV)/.lab $@
+
+.venv-colab/.test: pyproject.toml constraints-colab.txt
+	@$(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints-colab.txt torch
+	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints-colab.txt -e . nbval nbconvert pytest pytest-xdist ipykernel
+	@touch $@
+
+test-colab: .venv-colab/.test ## run the notebooks with the versions that Colab has
+	$(TEST_ENV) .venv-colab/bin/python -m pytest -q -n$(WORKERS) --dist loadscope $(NBVAL) $(PYTEST_ARGS) notebooks
+
+# Linux only: a network namespace without any network but the loopback, which the kernels of the notebooks need.
+test-offline: $(VENV)/.test ## run the notebooks where there is no network at all (Linux)
+	$(TEST_ENV) unshare --map-root-user --net $(BIN)/python tests/offline/no_network.py $(BIN)/python -m pytest -q -n$(WORKERS) --dist loadscope $(NBVAL) $(PYTEST_ARGS) notebooks
+
+clean: ## remove what was made here: build/, caches, the environments
+	rm -rf build .venv .venv-colab .pytest_cache .ruff_cache .benchmarks *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
