@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 COURSE := $(BIN)/python -m course_utils
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # One thread for each worker. tests/offline refuses every connection that leaves this machine.
-TEST_ENV := CI=1 COURSE_PROFILE=quick OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONPATH=tests/offline
+TEST_ENV := CI=1 COURSE_PROFILE=quick OMP_NUM_THREADS=1 PYTHONPATH=tests/offline
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .PHONY: help lab test notebooks assignments weights data bench test-colab test-offline export badges scoreboard gallery lint format setup setup-test clean

@@ -30,8 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     p.set_defaults(call=_execute)
 
     p = sub.add_parser("run", help="run a lesson's code cells as plain Python, without Jupyter (for a bare GPU machine)")
-    p.add_argument("name", help="the lesson")
+    p.add_argument("names", nargs="*", help="the lesson, or several")
     p.add_argument("--profile", default="full", choices=("quick", "full"))
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a field of the lesson's configuration, as in --set steps=100")
+    p.add_argument("--figures", default=None, metavar="FOLDER", help="save every figure there as PNG")
+    p.add_argument("--with-weights", action="store_true", help="all lessons that write weights")
     p.set_defaults(call=lambda a: _module("run_notebook").main(a))
 
     p = sub.add_parser("assignments", help="write the student edition to build/assignments")

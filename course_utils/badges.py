@@ -26,7 +26,7 @@ def origin() -> tuple[str, str]:
     urls = tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf8"))["project"]["urls"]
     found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", urls["repository"])
     if not found:
-        raise CourseError("[project.urls] in pyproject.toml: write repository = \"https://github.com/owner/name\", without anything after the name.")
+        raise CourseError('[project.urls] in pyproject.toml: write repository = "https://github.com/owner/name", without anything after the name.')
     return found[1], urls["tag"].rsplit("/", 1)[-1]
 
 

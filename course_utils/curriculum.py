@@ -108,6 +108,29 @@ def main() -> int:
     return 0
 
 
+def table() -> None:
+    """Show the lessons that stand, with links, and the planned ones by number (in a notebook; as text elsewhere)."""
+    from . import scoreboard
+
+    board = scoreboard.lessons()
+    rows = ["| | lesson | 강의 | time on 2 cores | needs |", "|---|---|---|---|---|"]
+    for lesson in ready():
+        seconds = board.get(lesson.name, {}).get("seconds", {}).get("quick")
+        needs = ", ".join(lessons()[n].number for n in lesson.needs) or "–"
+        link = lesson.path.removeprefix("notebooks/")
+        rows.append(f"| {lesson.number} | [{lesson.title}]({link}) | {lesson.korean} | {f'{seconds:.0f} s' if seconds else '–'} | {needs} |")
+    planned = [x.number for x in lessons().values() if x.status == "planned"]
+    if planned:
+        rows += ["", f"Planned: {len(planned)} more lessons."]
+    text = "\n".join(rows)
+    try:
+        from IPython.display import Markdown, display
+    except ImportError:
+        print(text)
+    else:
+        display(Markdown(text))
+
+
 def draw_map(size: tuple[float, float] = (9.2, 6.6)):
     """The map of the course: one box a lesson, one row of boxes a part, an arrow from each lesson to those that build on it (arrows that follow from others
     are left out). Lessons that stand are filled, planned ones dashed.

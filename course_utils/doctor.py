@@ -136,5 +136,5 @@ def main() -> int:
         for f in bad:
             print(f"  {f.name}: {f.mend}")
     else:
-        print("\nAll is right: open notebooks/00_start_here.ipynb and choose a lesson.")
+        print("\nAll is right: choose a lesson.")
     return 1 if bad else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -83,7 +85,29 @@ def _tidy(output: dict) -> dict | None:
     output.pop("transient", None)
     if output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None) and STILL not in output["data"]:
         return None  # a widget without a still picture: the progress bars
+    if STILL in output.get("data", {}):
+        output["data"][STILL] = _small_png(output["data"][STILL])
     return output
+
+
+def _small_png(text) -> str:
+    """A base64 PNG as a 256-colour palette where that changes next to nothing (charts, shaded meshes) and is much smaller; else as it is."""
+    import numpy as np
+    from PIL import Image
+
+    text = "".join(text)
+    if not text.startswith("iVBORw0KGgo"):  # the first bytes of every PNG
+        return text
+    raw = base64.b64decode(text)
+    image = Image.open(io.BytesIO(raw))
+    if image.mode == "P" or (image.mode == "RGBA" and image.getextrema()[3][0] < 255):
+        return text
+    rgb = image.convert("RGB")
+    small = rgb.quantize(256, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    small.save(out, "PNG", optimize=True)
+    changed = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(rgb, float)).mean()  # of 255
+    return base64.b64encode(out.getvalue()).decode() if changed < 0.6 and out.tell() < 0.6 * len(raw) else text
 
 
 def _no_paths(text: str) -> str:

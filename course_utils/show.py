@@ -24,7 +24,16 @@ COLORS = {
 PALETTE = list(COLORS.values())
 SEQUENTIAL = "viridis"  # one-sided values
 DIVERGING = "RdBu_r"  # values around zero
-_TINT = {"blue": "#dbe8f5", "orange": "#fbe6d2", "green": "#dcefe3", "red": "#f6dcdc", "purple": "#e8e0f2", "teal": "#d8eef0", "brown": "#eee3da", "grey": "#eceef0"}
+_TINT = {
+    "blue": "#dbe8f5",
+    "orange": "#fbe6d2",
+    "green": "#dcefe3",
+    "red": "#f6dcdc",
+    "purple": "#e8e0f2",
+    "teal": "#d8eef0",
+    "brown": "#eee3da",
+    "grey": "#eceef0",
+}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -144,7 +153,9 @@ def bars(values: dict, ylabel: str = "", title: str | None = None, baseline: flo
     ax.margins(y=0.15)
     if baseline is not None:
         ax.axhline(baseline, ls="--", color=COLORS["grey"], lw=1.2)
-        ax.annotate(f"{baseline_is}: {baseline:.3g}", (1, baseline), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=COLORS["grey"])
+        ax.annotate(
+            f"{baseline_is}: {baseline:.3g}", (1, baseline), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=COLORS["grey"]
+        )
     ax.set(ylabel=ylabel, title=title or "")
     ax.grid(axis="x", visible=False)
     return _finish(ax.figure) if own else ax
@@ -263,7 +274,9 @@ def gif(frames, fps: float = 8, scale: int = 1) -> bytes:
 def animate(frames, fps: float = 8, scale: int = 1, alt: str = "animation") -> None:
     """Show frames as a looping GIF, with the last frame as the still picture."""
     data = base64.b64encode(gif(frames, fps, scale)).decode()
-    _display({"text/html": f'<img alt="{alt}" src="data:image/gif;base64,{data}"/>', "image/png": _png_of(pictures(frames)[-1], scale), "text/plain": f"<{alt}>"})
+    _display(
+        {"text/html": f'<img alt="{alt}" src="data:image/gif;base64,{data}"/>', "image/png": _png_of(pictures(frames)[-1], scale), "text/plain": f"<{alt}>"}
+    )
 
 
 def _png_of(picture, scale: int = 1) -> str:
@@ -467,7 +480,7 @@ def mesh(V, F, color="#b9c4d0", title: str | None = None, up: str = "y", still: 
     import numpy as np
     import plotly.graph_objects as go
 
-    P, T = _z_up(array(V).astype(float), up).round(4), array(F)
+    P, T = _z_up(array(V).astype(float), up).round(4).astype(np.float32), array(F)
     paint = {"color": color} if isinstance(color, str) else {"vertexcolor": (array(color) * 255).astype(np.uint8)}
     lighting = {"ambient": 0.55, "diffuse": 0.6, "specular": 0.1}
     part = go.Mesh3d(x=P[:, 0], y=P[:, 1], z=P[:, 2], i=T[:, 0], j=T[:, 1], k=T[:, 2], flatshading=True, lighting=lighting, **paint)

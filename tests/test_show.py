@@ -33,8 +33,9 @@ def test_view_matrix_is_a_rotation_that_looks_at_the_front():
 
 
 def test_gif_has_all_frames():
-    from PIL import Image
     import io
+
+    from PIL import Image
 
     frames = torch.rand(5, 3, 8, 8)
     with Image.open(io.BytesIO(show.gif(frames, scale=2))) as im:

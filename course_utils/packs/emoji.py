@@ -14,6 +14,29 @@ from PIL import Image
 
 STYLES = ("google", "twitter", "fluent")
 SPLITS = ("train", "compositions", "concepts")
+# Korean words for Unicode's subcategories (translated for this course; Unicode names them in English only).
+GROUPS_KO = {
+    "face-smiling": "웃는 얼굴", "face-affection": "애정 얼굴", "face-tongue": "혀 내민 얼굴", "face-hand": "손과 얼굴",
+    "face-neutral-skeptical": "무표정 얼굴", "face-sleepy": "졸린 얼굴", "face-unwell": "아픈 얼굴", "face-hat": "모자 쓴 얼굴",
+    "face-glasses": "안경 쓴 얼굴", "face-concerned": "걱정하는 얼굴", "face-negative": "화난 얼굴", "face-costume": "분장한 얼굴",
+    "cat-face": "고양이 얼굴", "monkey-face": "원숭이 얼굴", "heart": "하트", "emotion": "감정", "hand-fingers-open": "편 손",
+    "hand-fingers-partial": "손가락 일부", "hand-single-finger": "한 손가락", "hand-fingers-closed": "쥔 손", "hands": "두 손",
+    "hand-prop": "물건 쥔 손", "body-parts": "신체 부위", "person": "사람", "person-gesture": "사람 몸짓", "person-role": "사람 직업",
+    "person-fantasy": "상상의 사람", "person-activity": "사람 활동", "person-sport": "사람 운동", "person-resting": "쉬는 사람", "family": "가족",
+    "person-symbol": "사람 기호", "animal-mammal": "동물 포유류", "animal-bird": "동물 새", "animal-amphibian": "동물 양서류",
+    "animal-reptile": "동물 파충류", "animal-marine": "동물 바다", "animal-bug": "동물 벌레", "plant-flower": "식물 꽃", "plant-other": "식물",
+    "food-fruit": "음식 과일", "food-vegetable": "음식 채소", "food-prepared": "음식 요리", "food-asian": "음식 아시아", "food-sweet": "음식 단것",
+    "drink": "음료", "dishware": "식기", "place-map": "장소 지도", "place-geographic": "장소 지형", "place-building": "장소 건물",
+    "place-religious": "장소 종교", "place-other": "장소", "transport-ground": "탈것 육상", "transport-water": "탈것 수상",
+    "transport-air": "탈것 항공", "hotel": "호텔", "time": "시간", "sky & weather": "하늘 날씨", "event": "행사", "award-medal": "상 메달",
+    "sport": "스포츠", "game": "놀이", "arts & crafts": "예술 공예", "clothing": "옷", "sound": "소리", "music": "음악",
+    "musical-instrument": "악기", "phone": "전화", "computer": "컴퓨터", "light & video": "빛 영상", "book-paper": "책 종이", "money": "돈",
+    "mail": "우편", "writing": "필기", "office": "사무", "lock": "자물쇠", "tool": "도구", "science": "과학", "medical": "의료",
+    "household": "생활용품", "other-object": "물건", "transport-sign": "교통 표지", "warning": "경고", "arrow": "화살표", "religion": "종교",
+    "zodiac": "별자리", "av-symbol": "재생 기호", "gender": "성별", "math": "수학", "punctuation": "문장 부호", "currency": "통화",
+    "other-symbol": "기호", "keycap": "키", "alphanum": "문자 숫자", "geometric": "도형", "flag": "깃발", "country-flag": "나라 깃발",
+    "subdivision-flag": "지역 깃발", "skin-tone": "피부색",
+}  # fmt: skip
 
 
 @dataclass
@@ -23,7 +46,7 @@ class Emoji:
     images: uint8 (N, 3, S, S), on white.           alpha: uint8 (N, S, S), 255 where the emoji is opaque.
     ids: code points, as "1f468-1f3fb" (unique).    chars: the character itself.
     names_en, names_ko: the caption (unique in each language).   keywords_en, keywords_ko: lists of further words.
-    categories, subcategories: "Food & Drink", "food-fruit" ...
+    categories, subcategories: "Food & Drink", "food-fruit" ...   (groups_en, groups_ko: the subcategory in plain words)
     concept: id shared by all skin-tone, gender and direction variants of one thing.
     tone: "" or "light" ... "dark" (couples: "light, dark").   gender: "", "man", "woman", "two men" ...   facing: "" or "right".
     split: "train", "compositions" or "concepts".   index: row in the whole pack, the same in every style.
@@ -56,6 +79,16 @@ class Emoji:
         """Pick rows by a slice, a mask, or a list of positions."""
         rows = np.atleast_1d(np.arange(len(self))[rows])
         return Emoji(self.style, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "style"})
+
+    @property
+    def groups_en(self) -> np.ndarray:
+        """The subcategory in plain words: "animal bird", "sky weather" ..."""
+        return _column([s.replace("-", " ").replace(" & ", " ") for s in self.subcategories])
+
+    @property
+    def groups_ko(self) -> np.ndarray:
+        """The subcategory in Korean: "동물 새" ..."""
+        return _column([GROUPS_KO[s] for s in self.subcategories])
 
     def subset(self, split: str) -> Emoji:
         """The rows of one split: "train", "compositions" or "concepts"."""

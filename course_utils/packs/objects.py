@@ -50,7 +50,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Mesh:
-    """One piece of furniture, decimated to at most 3000 triangles, one colour a face."""
+    """One piece of furniture, decimated (most to 3000 triangles, none above 10,000), one colour a face."""
 
     id: str
     name: str
@@ -78,12 +78,12 @@ def views(name: str = "chicken", size: int = 64) -> Views:
     images = sheet.reshape(rows, STORED, cols, STORED, 3).swapaxes(1, 2).reshape(rows * cols, STORED, STORED, 3)[:n]
     blocks = lambda x: x.reshape(n, size, k, size, k, *x.shape[3:])  # noqa: E731
     depth = np.where(f["depth"] == 0, 65535, f["depth"])
-    depth = blocks(depth).min((2, 4)).astype(np.float32) * 1e-4
+    depth = blocks(depth).min((2, 4)).astype(np.float32) * 1e-3
     return Views(
         name=name,
         images=blocks(images).mean((2, 4), dtype=np.float32) / 255,
         masks=blocks(f["mask"]).mean((2, 4), dtype=np.float32) / 16,
-        depth=np.where(depth > 6.5, 0, depth).astype(np.float32),
+        depth=np.where(depth > 60, 0, depth).astype(np.float32),
         K=f["K"] / np.array([[k], [k], [1]], np.float32),
         R=f["R"],
         t=f["t"],
