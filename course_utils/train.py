@@ -33,7 +33,7 @@ class Log:
         for name, value in values.items():
             if getattr(value, "numel", lambda: 1)() != 1:
                 raise CourseError(f"log({name}=...) takes one number a step, not a tensor of shape {tuple(value.shape)}: take its mean first.")
-            self.history.setdefault(name, []).append(float(value))
+            self.history.setdefault(name, []).append(float(value.detach() if hasattr(value, "detach") else value))
 
     def steps(self, total: int, label: str = "training", live: bool = True, plot: str | None = None):
         """Yield the step numbers up to ``total`` with a progress bar; draw the curve of ``plot`` (the first name logged) while running and at the end.

@@ -38,6 +38,7 @@ def save(name: str, models, *, folder: str | Path | None = None, half: bool = Tr
     out = target / f"{name}.safetensors"
     part = out.with_suffix(".part")
     save_file(tensors, part, metadata={k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()})
+    part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(out)
     if target == data.root() / "weights":
         data.write_registry()

@@ -165,8 +165,10 @@ def test_a_lesson_in_a_real_browser(page, lab):
         page.wait_for_timeout(300)
     assert picture.screenshot() != before, "the slider moved and the picture did not change"
 
-    # The interactive figure is drawn.
-    page.locator(".js-plotly-plot").first.scroll_into_view_if_needed()
+    # The 3D figure shows its still picture, and becomes interactive under the mouse.
+    figure = page.locator(".jp-RenderedPlotly").first
+    figure.scroll_into_view_if_needed()
+    figure.locator("img.plot-img").dispatch_event("mouseenter")
     page.wait_for_selector(".js-plotly-plot canvas", timeout=30_000)
 
     # Nobody else was asked for anything, but for the picture of the Colab badge in the title.

@@ -186,7 +186,8 @@ def test_content(lesson):
     assert len(re.findall(r"^\s*assert |torch\.testing\.|NBVAL_CHECK_OUTPUT", code, re.M)) >= 4
     assert text.count("$") >= 6, "three formulas at least"
     assert "show.play(" in code or "show.mesh(" in code or "show.points(" in code, "nothing to play with"
-    assert re.search(r"run\.score\(", code) and "log.steps(" in code
+    assert re.search(r"run\.score\(", code)
+    assert "torch.optim" not in code or "log.steps(" in code, "a training loop runs over log.steps(...), so that it can be stopped and resumed"
     assert not re.search(r"^\s*!|\bsudo\b|google\.colab|renderers\.default|FigureWidget", code, re.M)
 
 

@@ -89,7 +89,9 @@ def posterior(answer):
         same(got[0], mean, "the mean", "Compare the two coefficients with equation 7; abar_{t-1} is schedule.abar[t - 1].", tol)
         if isinstance(got[1], torch.Tensor) and got[1].numel() == 4:
             flat = got[1].reshape(4)
-            right(not torch.allclose(flat, s.beta[t].to(dtype)), "the variance is beta_t, that of the forward step: the posterior's is smaller, and 0 at t = 1.")
+            right(
+                not torch.allclose(flat, s.beta[t].to(dtype)), "the variance is beta_t, that of the forward step: the posterior's is smaller, and 0 at t = 1."
+            )
             right(not torch.allclose(flat, var[:, 0, 0, 0].sqrt()), "this is the standard deviation: return the variance.")
         same(got[1], var[:, :1, :1, :1], "the variance", "It is (1 - abar_{t-1}) / (1 - abar_t) · beta_t, one number per example, shaped (B, 1, 1, 1).", tol)
 
@@ -133,16 +135,31 @@ def ddim_step(answer):
         def step(i, eta=eta):
             a, b = s.abar[t[i]].item(), s.abar[earlier[i]].item()
             sigma = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)
-            return math.sqrt(b) * x0[i] + math.sqrt(max(0.0, 1 - b - sigma**2)) * eps[i] + sigma * z[i], math.sqrt(b) * x0[i] + math.sqrt(1 - b) * eps[i] + sigma * z[i]
+            fresh = math.sqrt(b) * x0[i] + sigma * z[i]
+            return fresh + math.sqrt(max(0.0, 1 - b - sigma**2)) * eps[i], fresh + math.sqrt(1 - b) * eps[i]
 
         got = answer(xt, x0, eps, t, earlier, s, eta, z)
         want, unreduced = (torch.stack(v) for v in zip(*(step(i) for i in range(4))))
         if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(torch.allclose(got[3], x0[3], atol=1e-5), "at s = 0 the step should land exactly on x0_hat: is it abar_s (not abar_t) that weighs x0_hat and eps_hat?")
-            right(not eta or not torch.allclose(got, unreduced, atol=1e-5), "with eta > 0 the weight of eps_hat must shrink to sqrt(1 - abar_s - sigma²), or noise piles up.")
-            right(not (eta == 1.0 and torch.allclose(got, torch.stack([step(i, 0.0)[0] for i in range(4)]), atol=1e-5)), "eta = 1 gives the same as eta = 0: add sigma · z.")
+            right(
+                torch.allclose(got[3], x0[3], atol=1e-5),
+                "at s = 0 the step should land exactly on x0_hat: is it abar_s (not abar_t) that weighs x0_hat and eps_hat?",
+            )
+            right(
+                not eta or not torch.allclose(got, unreduced, atol=1e-5),
+                "with eta > 0 the weight of eps_hat must shrink to sqrt(1 - abar_s - sigma²), or noise piles up.",
+            )
+            right(
+                not (eta == 1.0 and torch.allclose(got, torch.stack([step(i, 0.0)[0] for i in range(4)]), atol=1e-5)),
+                "eta = 1 gives the same as eta = 0: add sigma · z.",
+            )
         same(got, want, f"x_s with eta = {eta}", "" if eta == 0 else "sigma² = eta² (1 - abar_s)/(1 - abar_t) (1 - abar_t/abar_s): eta is squared in it.")
-    same(answer(xt, x0, eps, t, earlier, s), torch.stack([_plain(s, x0, eps, earlier, i) for i in range(4)]), "x_s without z", "With eta = 0 no noise is needed: z may be None.")
+    same(
+        answer(xt, x0, eps, t, earlier, s),
+        torch.stack([_plain(s, x0, eps, earlier, i) for i in range(4)]),
+        "x_s without z",
+        "With eta = 0 no noise is needed: z may be None.",
+    )
 
 
 def _plain(s, x0, eps, earlier, i):

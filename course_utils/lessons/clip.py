@@ -64,7 +64,7 @@ class Tokenizer:
 
     PAD, UNKNOWN, START, END = range(4)
 
-    def __init__(self, merges, letters, context: int = 32):
+    def __init__(self, merges, letters, context: int = 20):
         self.merges, self.letters, self.context = [tuple(m) for m in merges], list(letters), context
         self.rank = {pair: i for i, pair in enumerate(self.merges)}
         self.vocabulary = [
@@ -175,7 +175,7 @@ class TextTransformer(nn.Module):
     def __init__(
         self,
         vocabulary: int,
-        context: int = 32,
+        context: int = 20,
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
@@ -296,8 +296,8 @@ def augment(x: torch.Tensor, generator: torch.Generator | None = None, strength:
     affine = torch.cat([turn, 0.16 * s * uniform(B, 2, 1)], 2)  # (B, 2, 3)
     x = 1 - F.grid_sample(1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)  # white outside
     grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * (1 + 0.4 * s * uniform(B, 1, 1, 1))
-    x = 0.5 + (x - 0.5) * (1 + 0.25 * s * uniform(B, 1, 1, 1) + 0.08 * s * uniform(B, 3, 1, 1)) + 0.08 * s * uniform(B, 1, 1, 1)
+    x = grey + (x - grey) * (1 + 0.2 * s * uniform(B, 1, 1, 1))
+    x = 0.5 + (x - 0.5) * (1 + 0.125 * s * uniform(B, 1, 1, 1) + 0.04 * s * uniform(B, 3, 1, 1)) + 0.04 * s * uniform(B, 1, 1, 1)
     kernel = torch.tensor([1.0, 2.0, 1.0], device=x.device)
     kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
     blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)

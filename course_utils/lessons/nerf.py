@@ -97,12 +97,12 @@ class RadianceField(nn.Module):
         return self._density(h), torch.sigmoid(self.colour_head(torch.cat([h, view], -1)))
 
 
-def sample_pdf(edges: Tensor, weights: Tensor, n: int, jitter: bool = True) -> Tensor:
-    """n sorted samples a ray, distributed as the histogram (edges, weights): inverse transform sampling (NeRF, section 5.2).
+def sample_pdf(edges: Tensor, w: Tensor, n: int, jitter: bool = True) -> Tensor:
+    """n sorted samples a ray, distributed as the histogram (edges, w): inverse transform sampling (NeRF, section 5.2).
 
-    edges (R, S+1) increasing; weights (R, S), not all zero; u_k = (k + rand)/n, or (k + ½)/n without jitter. Returns (R, n).
+    edges (R, S+1) increasing; w (R, S), not all zero; u_k = (k + rand)/n, or (k + ½)/n without jitter. Returns (R, n).
     """
-    pdf = weights / weights.sum(-1, keepdim=True)
+    pdf = w / w.sum(-1, keepdim=True)
     cdf = F.pad(pdf.cumsum(-1), (1, 0))  # (R, S+1), from 0 to 1
     u = (
         torch.rand(len(edges), n, device=edges.device, dtype=edges.dtype)
@@ -110,7 +110,7 @@ def sample_pdf(edges: Tensor, weights: Tensor, n: int, jitter: bool = True) -> T
         else torch.full((len(edges), n), 0.5, device=edges.device, dtype=edges.dtype)
     )
     u = (torch.arange(n, device=edges.device) + u) / n
-    i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, weights.shape[-1] - 1)  # the bin that u falls into
+    i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, w.shape[-1] - 1)  # the bin that u falls into
     low, high = cdf.gather(-1, i), cdf.gather(-1, i + 1)
     left, right = edges.gather(-1, i), edges.gather(-1, i + 1)
     return left + (u - low) / (high - low).clamp(min=1e-8) * (right - left)

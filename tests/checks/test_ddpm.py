@@ -101,7 +101,13 @@ def ddim_always_wants_noise(xt, x0_hat, eps_hat, t, s, schedule, eta=0.0, z=None
 
 
 WRONG = {
-    "q_sample": [(q_without_roots, "square root"), (q_one_small_step, "one small step"), (q_off_by_one, "off by"), (q_swapped, "swapped"), (q_of_first_t_only, "own t")],
+    "q_sample": [
+        (q_without_roots, "square root"),
+        (q_one_small_step, "one small step"),
+        (q_off_by_one, "off by"),
+        (q_swapped, "swapped"),
+        (q_of_first_t_only, "own t"),
+    ],
     "posterior": [
         (posterior_with_beta, "forward step"),
         (posterior_with_std, "standard deviation"),
@@ -109,7 +115,12 @@ WRONG = {
         (posterior_in_single_precision, "off by"),
         (posterior_without_variance, "two things"),
     ],
-    "denoising_loss": [(loss_of_clean_picture, "clean picture"), (loss_always_eps, "compared with eps"), (loss_summed, "mean over"), (loss_detached, "gradient")],
+    "denoising_loss": [
+        (loss_of_clean_picture, "clean picture"),
+        (loss_always_eps, "compared with eps"),
+        (loss_summed, "mean over"),
+        (loss_detached, "gradient"),
+    ],
     "ddim_step": [(ddim_without_new_noise, "sigma"), (ddim_at_t, "abar_s"), (ddim_noise_piles_up, "piles up"), (ddim_eta_not_squared, "squared")],
 }
 
