@@ -286,7 +286,7 @@ def test_links_between_files():
 
 
 PRIVATE = {
-    "a path of one machine": r"(?<![\w.])/(?:root|home|Users)/[\w.-]+|(?<![\w.:/])/work/|/tmp/(?:work|brief)",
+    "a path of one machine": r"(?<![\w.])/(?:root|home|Users)/[\w.-]+|(?<![\w.:/])/(?:work|tmp|opt|mnt)/\w",
     "a token": r"\b(?:ghp_|gho_|github_pat_|hf_|sk-)[A-Za-z0-9]{20,}|\bAKIA[0-9A-Z]{16}\b|BEGIN (?:RSA |OPENSSH )?PRIVATE KEY",
     "a file outside the repository": r"\.\./shared/",
 }

@@ -158,6 +158,8 @@ class Layer(nn.Module):
 
 
 class Downsample(nn.Conv2d):
+    """A 3×3 convolution of stride 2: (B, C, H, W) -> (B, C, H/2, W/2)."""
+
     def __init__(self, channels):
         super().__init__(channels, channels, 3, stride=2, padding=1)
 
@@ -166,6 +168,8 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Conv2d):
+    """Every pixel doubled, then a 3×3 convolution: (B, C, H, W) -> (B, C, 2H, 2W)."""
+
     def __init__(self, channels):
         super().__init__(channels, channels, 3, padding=1)
 
