@@ -100,7 +100,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 .venv-colab/.test: pyproject.toml constraints-colab.txt
 	@$(PYTHON) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt torch
-	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt -e . nbval nbconvert pytest pytest-xdist ipykernel
+	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt -e . scikit-image nbval nbconvert pytest pytest-xdist ipykernel
 	@touch $@
 
 test-colab: .venv-colab/.test ## run the notebooks with the versions that Colab has
