@@ -1,0 +1,141 @@
+"""Generated from notebooks/2_generative/06_lora.ipynb by `python -m course_utils export`. Do not edit: change the notebook."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils.lessons.clip import embed, load_clip
+from course_utils.lessons.ddpm import denoising_loss
+from course_utils.lessons.latent_diffusion import drop_captions, load_latent_diffusion
+
+
+def pencil(x):
+    """A made-up style: pale grey shading with dark lines where the colour changes. Pictures (B, 3, H, W) in [0, 1] -> the same."""
+    p = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    across, down = p[:, :, 1:-1, 2:] - p[:, :, 1:-1, :-2], p[:, :, 2:, 1:-1] - p[:, :, :-2, 1:-1]
+    edge = (across**2 + down**2).sum(1, keepdim=True).sqrt()
+    shade = 0.25 * (1 - x.mean(1, keepdim=True))
+    return (1 - shade - 0.9 * edge).clamp(0.1, 1).expand_as(x)
+
+
+def low_rank(x, A, B, alpha):
+    """The update (alpha / r) B A x (Hu et al. 2022, eq. 3). x: (..., m); A: (r, m); B: (n, r). Returns (..., n)."""
+    return alpha / len(A) * F.linear(F.linear(x, A), B)
+
+
+class LowRank(nn.Module):
+    """The trainable update of one layer: (..., m) -> (..., n)."""
+
+    def __init__(self, m, n, rank, alpha=8.0):
+        super().__init__()
+        self.alpha, self.A, self.B = (
+            alpha,
+            nn.Parameter(torch.empty(rank, m)),
+            nn.Parameter(torch.zeros(n, rank)),
+        )
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # uniform in ±1/√m, as the authors' code does
+
+    def forward(self, x):
+        return low_rank(x, self.A, self.B, self.alpha)
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer and the updates that are switched on. (..., m) -> (..., n)."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.active = linear.requires_grad_(False), []  # active: pairs (update, strength)
+
+    def forward(self, x):
+        y = self.linear(x)
+        for update, strength in self.active:
+            y = y + strength * update(x)
+        return y
+
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out")
+
+
+def wrap(model, targets=TARGETS):
+    """Put a LoRALinear around every linear layer whose name is among ``targets``, in place; wrapping twice changes nothing. Returns the model."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if name in targets and isinstance(child, nn.Linear):
+                setattr(parent, name, LoRALinear(child))
+    return model
+
+
+def wrapped(model):
+    """The wrapped layers of a model by name, as {"down/0/attention/attn1/to_q": LoRALinear ...}."""
+    return {k.replace(".", "/"): m for k, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def new_adapter(model, rank, alpha=8.0):
+    """A fresh adapter for a wrapped model: one LowRank for each wrapped layer, on the layer's device. An nn.ModuleDict."""
+    sizes = {k: layer.linear.weight for k, layer in wrapped(model).items()}
+    return nn.ModuleDict({k: LowRank(w.shape[1], w.shape[0], rank, alpha).to(w) for k, w in sizes.items()})
+
+
+def use(model, *pairs):
+    """Switch on these adapters and no others: use(unet, (fluent, 1.0), (pencil, 0.5)); use(unet) is the base. Returns the model."""
+    for name, layer in wrapped(model).items():
+        layer.active = [(adapter[name], strength) for adapter, strength in pairs]
+    return model
+
+
+def largest_rank(shapes, budget):
+    """The largest useful rank of an adapter with at most ``budget`` numbers. shapes: pairs (n, m), one a layer. Returns an int."""
+    per_rank = sum(n + m for n, m in shapes)
+    return min(budget // per_rank, min(min(s) for s in shapes))
+
+
+def merged_weight(W, A, B, alpha, strength=1.0):
+    """W + strength · (alpha / r) B A as a new tensor. W: (n, m); A: (r, m); B: (n, r)."""
+    return W + strength * alpha / len(A) * (B @ A)
+
+
+@torch.no_grad()
+def merge(model):
+    """Add the adapters that are on to the weights, and switch them off. Returns the weights from before by layer name, for ``unmerge``."""
+    before = {}
+    for name, layer in wrapped(model).items():
+        before[name] = layer.linear.weight.clone()
+        for update, strength in layer.active:
+            layer.linear.weight.copy_(merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength))
+        layer.active = []
+    return before
+
+
+@torch.no_grad()
+def unmerge(model, before):
+    """Put the weights back that ``merge`` returned: the same bits."""
+    for name, layer in wrapped(model).items():
+        layer.linear.weight.copy_(before[name])
+
+
+def stack(parts, strengths):
+    """Several updates of one layer as one, with the same alpha. parts: pairs (A_i (r_i, m), B_i (n, r_i)). Returns A (r, m), B (n, r), r = Σ r_i."""
+    r = sum(len(A) for A, _ in parts)
+    A = torch.cat([A for A, _ in parts])
+    B = torch.cat([w * r / len(A_i) * B_i for (A_i, B_i), w in zip(parts, strengths)], 1)
+    return A, B
+
+
+def style_net(styles=4, width=24):
+    """A small CNN that names the style of a picture. (B, 3, 32, 32) in [0, 1] -> (B, styles) logits."""
+    parts, c = [], 3
+    for w in (width, 2 * width, 4 * width):
+        parts += [nn.Conv2d(c, w, 3, 2, 1), nn.BatchNorm2d(w), nn.ReLU()]
+        c = w
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, styles))
+
+
+def soften(x, generator=None):
+    """Each picture blurred by a random amount, and a little noise. (B, 3, H, W) -> the same."""
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    amount = torch.rand(len(x), 1, 1, 1, generator=generator).to(x)
+    return x.lerp(blurred, amount) + 0.03 * torch.randn(x.shape, generator=generator).to(x)
