@@ -55,20 +55,26 @@ def find_edits(pack):
 
 
 SAYS = {  # the last wording of each list is held out
-    ("tone", "en"): ["make the skin {}", "change the skin tone to {}", "give it {} skin", "I want {} skin"],
-    ("tone", "ko"): ["피부를 {} 해 줘", "피부색을 {} 바꿔 줘", "피부를 {} 칠해 줘"],
-    ("gender", "en"): [
-        "change to a {}",
-        "make it a {}",
-        "turn the person into a {}",
-        "replace the person with a {}",
+    ("tone", "en"): [
+        "make the skin {}", "change the skin tone to {}", "give it {} skin", "{} skin", "paint the skin {}", "skin tone: {}",
+        "the skin should be {}", "use {} skin", "turn the skin {}", "I want {} skin",
     ],
-    ("gender", "ko"): ["{}로 바꿔 줘", "{}로 만들어 줘", "{}로 그려 줘"],
-    ("facing", "en"): ["turn it to the {}", "make it look {}", "let it face {}"],
+    ("tone", "ko"): [
+        "피부를 {} 해 줘", "피부색을 {} 바꿔 줘", "피부를 {} 만들어 줘", "피부색을 {} 해 줘", "살색을 {} 바꿔 줘", "피부를 {} 칠해 줘",
+    ],
+    ("gender", "en"): [
+        "change to a {}", "make it a {}", "turn the person into a {}", "show a {}", "draw a {} instead", "this should be a {}",
+        "turn it into a {}", "replace the person with a {}",
+    ],
+    ("gender", "ko"): ["{}로 바꿔 줘", "{}로 만들어 줘", "{}로 해 줘", "이 사람을 {}로 바꿔 줘", "{}로 그려 줘"],
+    ("facing", "en"): ["turn it to the {}", "make it look {}", "rotate it to the {}", "let it face {}"],
     ("facing", "ko"): ["{}을 보게 해 줘", "{}으로 돌려 줘", "{}을 향하게 해 줘"],
-    ("style", "en"): ["draw it as {}", "change the style to {}", "make it look like {}", "repaint it as {}"],
-    ("style", "ko"): ["{}로 그려 줘", "{} 스타일로 바꿔 줘", "{}처럼 만들어 줘"],
-}
+    ("style", "en"): [
+        "draw it as {}", "change the style to {}", "make it look like {}", "in the style of {}", "redraw it as {}", "convert it to {}",
+        "repaint it as {}",
+    ],
+    ("style", "ko"): ["{}로 그려 줘", "{} 스타일로 바꿔 줘", "{} 그림체로 바꿔 줘", "{}처럼 만들어 줘"],
+}  # fmt: skip
 VALUES = {  # how a value is said, where it is not said as it is
     ("tone", "en"): {"": ["yellow"]},
     ("tone", "ko"): {
@@ -223,7 +229,7 @@ def editing_model(unet, picture, words, nothing, s_I, s_T):
 
 
 @torch.no_grad()
-def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=4.0, steps=20, seed=0):
+def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=2.0, steps=20, seed=0):
     """Pictures (B, 3, 64, 64) in [0, 1] and B instructions -> edited pictures (B, 3, 64, 64), on the CPU."""
     if isinstance(instructions, str):
         raise TypeError("instructions is a list of strings, one for each picture.")
@@ -232,7 +238,7 @@ def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=4.0, steps=20, seed=0):
     return ld.decode(ddim_sample(model, z.shape, steps, ld.schedule, clip=False, generator=generator, device=ld.device)).cpu()
 
 
-def draw_chances(edits, concept, shares=(("tone", 0.35), ("gender", 0.3), ("style", 0.3), ("facing", 0.05))):
+def draw_chances(edits, concept, shares=(("tone", 0.4), ("gender", 0.2), ("style", 0.35), ("facing", 0.05))):
     """Chance of each edit (E,), summing to 1: a share per kind; within it a concept with n edits counts as the square root of n. concept: one per picture position."""
     chance = np.zeros(len(edits))
     for kind, share in shares:
@@ -243,7 +249,7 @@ def draw_chances(edits, concept, shares=(("tone", 0.35), ("gender", 0.3), ("styl
     return chance / chance.sum()
 
 
-def noise_levels(count, generator, T=1000, power=0.6):
+def noise_levels(count, generator, T=1000, power=0.5):
     """Levels t (count,) in 1..T, spread evenly and pushed towards noise: there the picture and the words tell most."""
     u = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
     return 1 + (T * u**power).long().clamp(max=T - 1)

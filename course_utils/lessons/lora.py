@@ -57,7 +57,7 @@ class LoRALinear(nn.Module):
         return y
 
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out")
+TARGETS = ("to_q", "to_k", "to_v", "to_out", "expand", "shrink")
 
 
 def wrap(model, targets=TARGETS):
