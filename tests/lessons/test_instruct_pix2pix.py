@@ -214,7 +214,7 @@ def test_labels_and_chances(pack):
     assert all(lesson.ATTRIBUTES["tone"][c] == tone[i] for i, c in enumerate(found["tone"].tolist()) if known[i])
     chance = lesson.draw_chances(edits, np.tile(pack.concept, 2))
     assert abs(chance.sum() - 1) < 1e-9 and (chance > 0).all()
-    assert abs(chance[edits.kind == "tone"].sum() - 0.35) < 1e-9 and abs(chance[edits.kind == "facing"].sum() - 0.05) < 1e-9
+    assert abs(chance[edits.kind == "tone"].sum() - 0.4) < 1e-9 and abs(chance[edits.kind == "facing"].sum() - 0.05) < 1e-9
 
 
 def test_wordings_tell_values_apart_and_keep_one_back():

@@ -49,7 +49,7 @@ def twins(dtype, rank=3, alpha=5.0):
                 module.lora_A["default"].weight.copy_(part.A)
                 module.lora_B["default"].weight.copy_(part.B)
                 found += 1
-    assert found == len(adapter) == 56
+    assert found == len(adapter) == 70  # 7 transformers: 8 attention and 2 MLP layers each
     return base, theirs, ours, adapter
 
 
@@ -151,7 +151,7 @@ def test_merged_equals_unmerged_and_comes_back_to_the_bit(dtype, tol):
 def test_wrapping_keeps_the_base_and_is_idempotent():
     base = small_unet(torch.float32)
     ours = lora.wrap(lora.wrap(copy.deepcopy(base)))
-    assert len(lora.wrapped(ours)) == 56
+    assert len(lora.wrapped(ours)) == 70
     state = {k.replace(".linear.", "."): v for k, v in ours.state_dict().items()}
     assert state.keys() == base.state_dict().keys() and all(torch.equal(v, state[k]) for k, v in base.state_dict().items())
     lora.use(ours, (lora.new_adapter(ours, 2), 1.0))
