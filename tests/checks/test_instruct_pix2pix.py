@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils.checking import Wrong
 from course_utils.checks import instruct_pix2pix as checks
 from course_utils.lessons import instruct_pix2pix as lesson
+
+from . import WRONG_SHAPE, accepts, every, refuses
 
 
 @pytest.mark.parametrize("name", list(checks.HINTS))
 def test_the_courses_own_answer_passes(name):
-    getattr(checks, name)(getattr(lesson, name))
-    assert len(checks.HINTS[name]) >= 3
+    accepts(checks, lesson, name)
 
 
 def direction_of_ends(a, b, s, t):
@@ -157,20 +157,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name, answer, words", [(n, f, w) for n, fs in WRONG.items() for f, w in fs])
+@every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
-    with pytest.raises(Wrong, match=words):
-        getattr(checks, name)(answer)
+    refuses(getattr(checks, name), answer, words)
 
 
 @pytest.mark.parametrize("name", ["direction_similarity", "drop_conditions", "guide_both"])
 def test_a_wrong_shape_gets_one_sentence(name):
     wrong = (torch.zeros(2, 3),) * 2 if name == "drop_conditions" else torch.zeros(2, 3)
-    with pytest.raises(Wrong, match=r"should have shape \(.*\), but it has \(2, 3\)") as error:
-        getattr(checks, name)(lambda *inputs: wrong)
-    assert "\n" not in str(error.value)
+    refuses(getattr(checks, name), lambda *inputs: wrong, WRONG_SHAPE)
 
 
 def test_nothing_returned():
-    with pytest.raises(Wrong, match="None"):
-        checks.guide_both(lambda *inputs: None)
+    refuses(checks.guide_both, lambda *inputs: None, "None")

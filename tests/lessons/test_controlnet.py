@@ -240,17 +240,20 @@ def test_learning_comes_in_waves():
     assert seen == [[True, False, False, False], [True, True, True, False], [True] * 4]
 
 
+class Tiny(LatentDiffusion):
+    """The sampler of 2.4 with stand-ins for its encoders."""
+
+    def words(self, captions):
+        return torch.stack([noise(20, 128, seed=len(c)) for c in captions])
+
+    def decode(self, z):
+        return z
+
+
 def test_sampling_under_control():
     """The sampler of 2.4 doubles the condition for guidance; a scale of 0 gives the locked model's picture."""
     shape = dict(widths=(16, 32), head_dim=16)
     unet, control = randomise(TextUNet(**shape), 18), randomise(cn.ControlNet(**shape), 19)
-
-    class Tiny(LatentDiffusion):
-        def words(self, captions):
-            return torch.stack([noise(20, 128, seed=len(c)) for c in captions])
-
-        def decode(self, z):
-            return z
 
     ld = Tiny(None, unet, None, make_schedule())
     c, captions = (noise(2, 2, 64, 64, seed=20) > 1).float(), ["cat", "house"]
@@ -271,13 +274,6 @@ def test_guidance_leads_away_from_no_words_and_no_drawing():
 
     shape = dict(widths=(16, 32), head_dim=16)
     unet, control = randomise(TextUNet(**shape), 21), randomise(cn.ControlNet(**shape), 22)
-
-    class Tiny(LatentDiffusion):
-        def words(self, captions):
-            return torch.stack([noise(20, 128, seed=len(c)) for c in captions])
-
-        def decode(self, z):
-            return z
 
     ld, c, captions = Tiny(None, unet, None, make_schedule()), (noise(2, 2, 64, 64, seed=20) > 1).float(), ["cat", "house"]
     start = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(4))

@@ -9,6 +9,8 @@ from scipy.linalg import sqrtm
 
 from course_utils.lessons import ddpm
 
+from .naming import level_names
+
 KINDS = {"linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}, "cosine": {"beta_schedule": "squaredcos_cap_v2"}}
 
 
@@ -255,21 +257,7 @@ def pair(widths, layers, attention, channels, groups=8, head_dim=16, seed=0):
 
 def to_diffusers(state, levels, layers):
     """Our names → theirs. They keep residual blocks, attentions and resamplers of a level in three lists, and q, k, v apart."""
-    place = {"mid.0.res": "mid_block.resnets.0", "mid.0.attention": "mid_block.attentions.0", "mid.1.res": "mid_block.resnets.1"}
-    i = j = 0
-    for level in range(levels):
-        if level:
-            place[f"down.{i}"] = f"down_blocks.{level - 1}.downsamplers.0.conv"
-            i += 1
-        for n in range(layers):
-            place[f"down.{i}.res"], place[f"down.{i}.attention"] = f"down_blocks.{level}.resnets.{n}", f"down_blocks.{level}.attentions.{n}"
-            i += 1
-        for n in range(layers + 1):
-            place[f"up.{j}.res"], place[f"up.{j}.attention"] = f"up_blocks.{level}.resnets.{n}", f"up_blocks.{level}.attentions.{n}"
-            j += 1
-        if level < levels - 1:
-            place[f"up.{j}"] = f"up_blocks.{level}.upsamplers.0.conv"
-            j += 1
+    place = level_names(levels, layers)
     inner = {"time": "time_emb_proj", "skip": "conv_shortcut", "norm": "group_norm", "out": "to_out.0"}
     outer = {"time_mlp.0": "time_embedding.linear_1", "time_mlp.2": "time_embedding.linear_2", "norm_out": "conv_norm_out"}
     out = {}

@@ -11,6 +11,8 @@ from course_utils.lessons import latent_diffusion as ld
 from course_utils.lessons.clip import load_clip
 from course_utils.lessons.ddpm import UNet, ddim_sample, make_schedule
 
+from .naming import level_names
+
 PRECISIONS = pytest.mark.parametrize("dtype, tol", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 
 
@@ -206,23 +208,8 @@ def test_cross_attention_module_equals_the_exercise(dtype, tol):
 
 def unet_to_diffusers(state, levels, layers):
     """Our names → theirs. They keep residual blocks, transformers and resamplers of a level in three lists."""
-    place = {"mid.0.res": "mid_block.resnets.0", "mid.0.attention": "mid_block.attentions.0", "mid.1.res": "mid_block.resnets.1", "style": "class_embedding"}
-    place |= {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+    place = level_names(levels, layers) | {"style": "class_embedding", "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
     place |= {"time_mlp.0": "time_embedding.linear_1", "time_mlp.2": "time_embedding.linear_2"}
-    i = j = 0
-    for level in range(levels):
-        if level:
-            place[f"down.{i}"] = f"down_blocks.{level - 1}.downsamplers.0.conv"
-            i += 1
-        for n in range(layers):
-            place[f"down.{i}.res"], place[f"down.{i}.attention"] = f"down_blocks.{level}.resnets.{n}", f"down_blocks.{level}.attentions.{n}"
-            i += 1
-        for n in range(layers + 1):
-            place[f"up.{j}.res"], place[f"up.{j}.attention"] = f"up_blocks.{level}.resnets.{n}", f"up_blocks.{level}.attentions.{n}"
-            j += 1
-        if level < levels - 1:
-            place[f"up.{j}"] = f"up_blocks.{level}.upsamplers.0.conv"
-            j += 1
     block = "transformer_blocks.0."
     for ours, theirs in [(k, v) for k, v in place.items() if k.endswith("attention")]:
         place |= {f"{ours}.{k}": f"{theirs}.{block}{k}" for k in ("norm1", "norm2", "norm3", "attn1", "attn2")}

@@ -34,6 +34,23 @@ def inputs(dtype, seed=1):
     return z, torch.tensor([3, 900]), c, torch.tensor([0, 2])
 
 
+def pairs(model, adapter, name="default"):
+    """(peft's layer, our part of the adapter) for every layer of peft's ``model`` that has an adapter ``name``."""
+    for place, module in model.named_modules():
+        if hasattr(module, "lora_A") and name in module.lora_A:
+            yield module, adapter[place.removeprefix("base_model.model.").replace(".", "/")]
+
+
+@torch.no_grad()
+def copy_into(model, adapter, name="default"):
+    """peft's adapter ``name`` of ``model`` gets the weights of ours; returns how many layers it has."""
+    found = list(pairs(model, adapter, name))
+    for module, part in found:
+        module.lora_A[name].weight.copy_(part.A)
+        module.lora_B[name].weight.copy_(part.B)
+    return len(found)
+
+
 def twins(dtype, rank=3, alpha=5.0):
     """The same random U-Net with the same random adapter, peft's and ours."""
     base = small_unet(dtype)
@@ -41,15 +58,7 @@ def twins(dtype, rank=3, alpha=5.0):
     theirs = get_peft_model(copy.deepcopy(base), settings).to(dtype).eval()
     ours = lora.wrap(copy.deepcopy(base))
     adapter = randomise(lora.new_adapter(ours, rank, alpha), seed=2)
-    found = 0
-    with torch.no_grad():
-        for name, module in theirs.named_modules():
-            if hasattr(module, "lora_A") and "default" in module.lora_A:
-                part = adapter[name.removeprefix("base_model.model.").replace(".", "/")]
-                module.lora_A["default"].weight.copy_(part.A)
-                module.lora_B["default"].weight.copy_(part.B)
-                found += 1
-    assert found == len(adapter) == 70  # 7 transformers: 8 attention and 2 MLP layers each
+    assert copy_into(theirs, adapter) == len(adapter) == 70  # 7 transformers: 8 attention and 2 MLP layers each
     return base, theirs, ours, adapter
 
 
@@ -82,11 +91,9 @@ def test_gradients_equal_peft():
     _, theirs, ours, adapter = twins(torch.float64)
     lora.use(ours, (adapter, 1.0))(*inputs(torch.float64)).square().mean().backward()
     theirs(*inputs(torch.float64)).square().mean().backward()
-    for name, module in theirs.named_modules():
-        if hasattr(module, "lora_A") and "default" in module.lora_A:
-            part = adapter[name.removeprefix("base_model.model.").replace(".", "/")]
-            torch.testing.assert_close(part.A.grad, module.lora_A["default"].weight.grad, rtol=1e-8, atol=1e-12)
-            torch.testing.assert_close(part.B.grad, module.lora_B["default"].weight.grad, rtol=1e-8, atol=1e-12)
+    for module, part in pairs(theirs, adapter):
+        torch.testing.assert_close(part.A.grad, module.lora_A["default"].weight.grad, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(part.B.grad, module.lora_B["default"].weight.grad, rtol=1e-8, atol=1e-12)
     assert all(layer.linear.weight.grad is None for layer in lora.wrapped(ours).values())
 
 
@@ -95,12 +102,7 @@ def test_two_stacked_adapters_equal_peft_cat():
     _, theirs, ours, first = twins(torch.float64, rank=3, alpha=5.0)
     second = randomise(lora.new_adapter(ours, 2, 5.0), seed=3)
     theirs.add_adapter("second", LoraConfig(r=2, lora_alpha=5.0, target_modules=list(lora.TARGETS), init_lora_weights=False))
-    with torch.no_grad():
-        for name, module in theirs.named_modules():
-            if hasattr(module, "lora_A") and "second" in module.lora_A:
-                part = second[name.removeprefix("base_model.model.").replace(".", "/")]
-                module.lora_A["second"].weight.copy_(part.A)
-                module.lora_B["second"].weight.copy_(part.B)
+    copy_into(theirs, second, "second")
     theirs.add_weighted_adapter(["default", "second"], [0.7, 0.4], "both", combination_type="cat")
     theirs.set_adapter("both")
     theirs.to(torch.float64)
