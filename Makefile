@@ -20,7 +20,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 TEST_ENV := CI=1 COURSE_PROFILE=quick OMP_NUM_THREADS=1 PYTHONPATH=tests/offline
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help lab test notebooks assignments weights data bench test-colab test-offline export badges scoreboard gallery lint format setup setup-test clean
+.PHONY: help lab test notebooks assignments weights data bench test-browser test-colab test-offline export badges scoreboard gallery lint format setup setup-test clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -102,6 +102,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt torch
 	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt -e . scikit-image nbval nbconvert pytest pytest-xdist ipykernel
 	@touch $@
+
+test-browser: $(VENV)/.test ## open the lessons in JupyterLab in a real browser, run them and move every control (LESSONS="vae" for some)
+	COURSE_BROWSER="$(or $(LESSONS),all)" $(TEST_ENV) $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/test_browser.py
 
 test-colab: .venv-colab/.test ## run the notebooks with the versions that Colab has
 	$(TEST_ENV) .venv-colab/bin/python -m pytest -q -n$(WORKERS) --dist loadscope $(NBVAL) $(PYTEST_ARGS) notebooks

@@ -370,6 +370,8 @@ def play(fn, **controls):
     for name, widget in panel.items():
         if not getattr(widget, "description", ""):
             widget.description = name
+        if hasattr(widget.style, "description_width"):
+            widget.style.description_width = "100px"  # "temperature" in full
         if hasattr(widget, "continuous_update"):
             widget.continuous_update = False
 
