@@ -251,6 +251,17 @@ def sample(net, u, x=None, known=None, temperature=1.0):
     return x
 
 
+def bent(grey, generator, turn=0.15, scale=0.08, slant=0.12):
+    """Pictures slightly turned (up to ``turn`` radians), scaled and slanted, each in its own way. (B, 1, H, W) -> the same shape, still in [0, 1]."""
+    u = 2 * torch.rand(len(grey), 4, generator=generator) - 1
+    (c, s), (sx, sy) = ((turn * u[:, 0]).cos(), (turn * u[:, 0]).sin()), (1 + scale * u[:, 1:3]).T
+    affine = torch.zeros(len(grey), 2, 3)
+    affine[:, 0, 0], affine[:, 0, 1] = c * sx, (slant * u[:, 3] - s) * sx
+    affine[:, 1, 0], affine[:, 1, 1] = s * sy, c * sy
+    where = F.affine_grid(affine, grey.shape, align_corners=False)
+    return F.grid_sample(grey, where, align_corners=False).clamp(0, 1)
+
+
 KINDS = {
     "PixelCNN": PixelCNN,
     "Gated PixelCNN": GatedPixelCNN,

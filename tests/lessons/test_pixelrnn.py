@@ -238,3 +238,17 @@ def test_build_names_the_four():
     nets = px.build({"PixelCNN": 4, "Gated PixelCNN": 4, "Row LSTM": 4, "Diagonal BiLSTM": 4}, 2)
     assert list(nets) == list(px.KINDS) and nets["PixelCNN"].rows == 6 and nets["Row LSTM"].rows is None
     assert all(net(torch.zeros(1, 1, 28, 28)).shape == (1, 1, 28, 28) for net in nets.values())
+
+
+def test_bent_digits_stay_digits():
+    """No amount, no change; otherwise each picture in its own way, in [0, 1], and in its place."""
+    x = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    x[:, :, :6], x[:, :, 22:], x[..., :6], x[..., 22:] = 0, 0, 0, 0
+    draw = torch.Generator().manual_seed(2)
+    torch.testing.assert_close(px.bent(x, draw, 0, 0, 0), x, rtol=0, atol=1e-5)
+    y = px.bent(x[:1].expand(4, -1, -1, -1), draw)
+    assert y.shape == (4, 1, 28, 28) and y.min() >= 0 and y.max() <= 1 and (y[0] - y[1]).abs().max() > 0.1
+    centre = lambda p: (p.sum(2) * torch.arange(28)).sum(2) / p.sum((2, 3))  # noqa: E731
+    assert (centre(y) - centre(x[:1])).abs().max() < 1
+    turned = px.bent(x, draw, turn=3.0, scale=0, slant=0)  # bilinear, so a little is lost
+    assert (turned.sum((1, 2, 3)) / x.sum((1, 2, 3)) - 1).abs().max() < 0.05
