@@ -76,7 +76,8 @@ def lab(tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
     own = {n: str(home / n.lower()) for n in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR")}
-    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "COURSE_PROFILE": "quick", "OMP_NUM_THREADS": "2"}
+    # One thread: two of them wait for each other where the machine is busy.
+    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "COURSE_PROFILE": "quick", "OMP_NUM_THREADS": "1"}
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | own  # the kernel draws inline, as a learner's does
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--ip=127.0.0.1"]
