@@ -59,8 +59,8 @@ def direction_similarity(answer):
 
 def widen(answer):
     g = torch.Generator().manual_seed(2)
-    for extra, kernel, padding in ((16, 3, 1), (3, 1, 0)):
-        conv = nn.Conv2d(6, 5, kernel, padding=padding)
+    for extra, kernel, padding, stride, dtype in ((16, 3, 1, 1, torch.float32), (3, 1, 0, 1, torch.float64), (4, 3, 1, 2, torch.float32)):
+        conv = nn.Conv2d(6, 5, kernel, stride, padding, dtype=dtype)
         with torch.no_grad():
             for p in conv.parameters():
                 p.copy_(torch.randn(p.shape, generator=g))
@@ -71,8 +71,9 @@ def widen(answer):
         if wide.weight.shape != (5, 6 + extra, kernel, kernel):
             raise Wrong(f"the weights should have shape {(5, 6 + extra, kernel, kernel)}, but they have {tuple(wide.weight.shape)}.")
         right(wide.padding == conv.padding and wide.stride == conv.stride, "stride and padding should be those of the old convolution.")
-        x, more = torch.randn(2, 6, 8, 8, generator=g), torch.randn(2, extra, 8, 8, generator=g)
-        want = F.conv2d(x, before["weight"], before["bias"], padding=padding)
+        right(wide.weight.dtype == dtype, "the new layer should have the dtype and the device of the old one: move it with .to(conv.weight).")
+        x, more = torch.randn(2, 6, 8, 8, generator=g).to(dtype), torch.randn(2, extra, 8, 8, generator=g).to(dtype)
+        want = F.conv2d(x, before["weight"], before["bias"], stride, padding)
         if torch.allclose(wide(torch.cat([more, x], 1)), want, atol=1e-4):
             raise Wrong("the new channels come first: the old ones are the first of the wide layer, the new ones follow.")
         right(wide.bias is not None and torch.equal(wide.bias, before["bias"]), "the bias is not the old one: copy it.")

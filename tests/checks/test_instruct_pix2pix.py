@@ -68,6 +68,16 @@ def widen_not_at_all(conv, extra):
     return copy.deepcopy(conv)
 
 
+def widen_without_stride(conv, extra):
+    wide = lesson.widen(conv, extra)
+    wide.stride = (1, 1)
+    return wide
+
+
+def widen_as_float32(conv, extra):
+    return lesson.widen(conv, extra).float()
+
+
 def widen_without_padding(conv, extra):
     wide = lesson.widen(conv, extra)
     wide.padding = (2, 2)
@@ -141,6 +151,8 @@ WRONG = {
         (widen_frozen, "never learn"),
         (widen_not_at_all, "should have shape"),
         (widen_without_padding, "padding"),
+        (widen_without_stride, "stride"),
+        (widen_as_float32, "dtype"),
         (widen_as_tensor, "nn.Conv2d"),
     ],
     "drop_conditions": [
