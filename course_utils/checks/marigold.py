@@ -19,7 +19,7 @@ HINTS = {
     "scale_shift": [
         "Centre both maps on the mean of their known pixels. The scale is a covariance divided by a variance; the shift follows from the means.",
         "w = known.to(pred).flatten(1); d = torch.where(known, depth, 0).flatten(1). Every mean is (w * ...).sum(1) / w.sum(1).",
-        "With p = pred.flatten(1), mp = (w * p).sum(1, keepdim=True) / n, md likewise: s = (w * (p - mp) * (d - md)).sum(1) / (w * (p - mp) ** 2).sum(1); return s, (md - s[:, None] * mp)[:, 0].",
+        "With p = pred.flatten(1), mp = (w * p).sum(1, keepdim=True) / n, md likewise: s = (w * (p - mp) * (d - md)).sum(1) / (w * (p - mp) ** 2).sum(1).clamp(min=1e-12); return s, (md - s[:, None] * mp)[:, 0].",
     ],
     "depth_errors": [
         "known = depth.isfinite(). Sum over the known pixels of each map and divide by how many there are, not by 64 · 64.",
@@ -110,6 +110,13 @@ def scale_shift(answer):
     pred = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(5), requires_grad=True)
     s, b = answer(pred, _depths(6)[:2, :, :4, :4], torch.ones(2, 1, 4, 4, dtype=torch.bool))
     needs_grad(s.sum() + b.sum(), {"the prediction": pred}, "scale and shift")
+    flat, depth = torch.tensor([0.0, 3.0])[:, None, None, None].expand(2, 1, 4, 4), _depths(6)[:2, :, :4, :4].float()
+    s, b = answer(flat, depth, torch.ones(2, 1, 4, 4, dtype=torch.bool))
+    right(
+        bool(torch.isfinite(s).all() and torch.isfinite(b).all()),
+        "a map that is the same everywhere has variance 0, and 0 / 0 is NaN: keep the divisor above 0, with .clamp(min=1e-12).",
+    )
+    same(s * flat[:, 0, 0, 0] + b, depth.mean((1, 2, 3)), "a constant map after alignment", "It can only be moved, to the mean depth.", 1e-3)
 
 
 def depth_errors(answer):

@@ -59,6 +59,16 @@ def with_nan(pred, depth, known):
     return s, ((w * d).sum(1) - s * (w * p).sum(1)) / n[:, 0]
 
 
+def no_clamp(pred, depth, known):
+    return with_nan(pred, torch.where(known, depth, 0), known)
+
+
+def no_shift_for_a_constant(pred, depth, known):
+    s, b = marigold.scale_shift(pred, depth, known)
+    flat = pred.flatten(1).std(1) == 0
+    return s, torch.where(flat, 0, b)
+
+
 def holes_are_zero(pred, depth, known):
     return marigold.scale_shift(pred, torch.where(known, depth, 0), torch.ones_like(known))
 
@@ -172,6 +182,8 @@ WRONG = {
         (the_other_way, "prediction that is scaled"),
         (detached, "gradient"),
         (only_scale, "two things"),
+        (no_clamp, "same everywhere"),
+        (no_shift_for_a_constant, "constant map"),
     ],
     "depth_errors": [
         (over_all_pixels, "number of known"),
