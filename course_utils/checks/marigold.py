@@ -82,6 +82,7 @@ def scale_shift(answer):
         truth, known = _depths(2, dtype), _known(3)
         pred = torch.randn(truth.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(dtype)
         pred = 0.3 * pred + torch.tensor([0.5, -0.2, 30.0, 0.1], dtype=dtype)[:, None, None, None] * truth
+        pred[0] *= 1e-3  # a map of small contrast must be stretched, not taken for a constant one
         holes = torch.where(known, truth, torch.nan)
         fits = lambda p, d, keep: [  # noqa: E731
             np.linalg.lstsq(np.stack([p[i][k].double().numpy(), np.ones(int(k.sum()))], 1), d[i][k].double().numpy(), rcond=None)[0] for i, k in enumerate(keep)

@@ -63,6 +63,14 @@ def no_clamp(pred, depth, known):
     return with_nan(pred, torch.where(known, depth, 0), known)
 
 
+def divisor_at_least_one(pred, depth, known):
+    w, p, d = known.to(pred).flatten(1), pred.flatten(1), torch.where(known, depth, 0).flatten(1)
+    n = w.sum(1, keepdim=True)
+    dp, dd = p - (w * p).sum(1, keepdim=True) / n, d - (w * d).sum(1, keepdim=True) / n
+    s = (w * dp * dd).sum(1) / (w * dp**2).sum(1).clamp(min=1.0)
+    return s, ((w * d).sum(1) - s * (w * p).sum(1)) / n[:, 0]
+
+
 def no_shift_for_a_constant(pred, depth, known):
     s, b = marigold.scale_shift(pred, depth, known)
     flat = pred.flatten(1).std(1) == 0
@@ -184,6 +192,7 @@ WRONG = {
         (only_scale, "two things"),
         (no_clamp, "same everywhere"),
         (no_shift_for_a_constant, "constant map"),
+        (divisor_at_least_one, "scale"),
     ],
     "depth_errors": [
         (over_all_pixels, "number of known"),
