@@ -8,8 +8,8 @@ Importing the package is light: nothing below imports torch or matplotlib before
 import importlib
 
 __version__ = "0.1.0"
-_MODULES = {"data", "lesson", "scoreboard", "show", "train", "weights", "checking", "export", "notebooks"}
-_FUNCTIONS = {"check": "checking", "hint": "checking", "reveal": "checking", "CourseError": "errors"}
+_MODULES = {"course", "curriculum", "data", "exercises", "lesson", "scoreboard", "show", "train", "weights"}
+_FUNCTIONS = {"check": "exercises", "hint": "exercises", "reveal": "exercises", "CourseError": "errors"}
 __all__ = sorted(_MODULES | set(_FUNCTIONS))
 
 

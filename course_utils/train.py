@@ -80,7 +80,7 @@ class Log:
         """Draw the logged curves (all of them, or those named)."""
         from . import show
 
-        chosen = {n: smoothed(self.history[n], smooth) for n in (names or self.history)}
+        chosen = {n: show.smoothed(self.history[n], smooth) for n in (names or self.history)}
         return show.curves(chosen, xlabel="step", ylabel=ylabel, title=title, logy=logy)
 
 
@@ -96,17 +96,6 @@ def _on_interrupt(stopped: threading.Event):
 
     signal.signal(signal.SIGINT, handler)
     return lambda: signal.signal(signal.SIGINT, old if old is not None else signal.default_int_handler)
-
-
-def smoothed(values: list[float], window: int) -> list[float]:
-    """Running mean over the last ``window`` values; same length."""
-    if window <= 1:
-        return list(values)
-    out, total = [], 0.0
-    for i, v in enumerate(values):
-        total += v - (values[i - window] if i >= window else 0.0)
-        out.append(total / min(i + 1, window))
-    return out
 
 
 class EMA:

@@ -11,7 +11,9 @@ import re
 import pytest
 from conftest import ROOT
 
-from course_utils import CourseError, assignments, checking, curriculum, notebooks, run_notebook
+from course_utils import CourseError, curriculum
+from course_utils import exercises as checking
+from course_utils.authoring import assignments, notebooks, run_notebook
 
 STANDING = [x for x in curriculum.ready() if (ROOT / x.path).exists() and (ROOT / f"course_utils/checks/{x.name}.py").exists()]
 each_lesson = pytest.mark.parametrize("lesson", STANDING, ids=lambda x: x.name)

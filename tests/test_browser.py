@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from course_utils import badges, curriculum, notebooks
+from course_utils import curriculum
+from course_utils.authoring import badges, notebooks
 from course_utils.errors import under_ci
 
 LIGHT = "linear_blend_skinning"  # light, with a slider and a mesh to turn

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from course_utils import __main__ as command
-from course_utils import data, doctor
+from course_utils import data
+from course_utils.authoring import cli as command
+from course_utils.authoring import doctor
 
 COMMANDS = ["doctor", "list", "export", "execute", "run", "assignments", "scoreboard", "gallery", "badges"]
 
@@ -87,5 +88,5 @@ def test_all_commands_are_listed(capsys):
 
 
 def test_help_is_light(python):
-    done = python("import sys\nfrom course_utils.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)")
+    done = python("import sys\nfrom course_utils.authoring.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)")
     assert done.stdout.rstrip().endswith("False"), done.stderr

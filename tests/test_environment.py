@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from course_utils import badges, doctor, readme
+from course_utils.authoring import badges, doctor, readme
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,8 +5,8 @@ import ast
 import pytest
 from conftest import ROOT
 
-from course_utils import __main__ as command
-from course_utils import export, notebooks
+from course_utils.authoring import cli as command
+from course_utils.authoring import export, notebooks
 
 MODULES = sorted(p for p in (ROOT / "course_utils" / "lessons").glob("*.py") if p.stem != "__init__")
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from course_utils import CourseError, export, notebooks
+from course_utils import CourseError
+from course_utils.authoring import export, notebooks
 
 PROGRESS = {"output_type": "stream", "name": "stderr", "text": ["a: 10%|#", "  | 1/10"]}
 WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "w"}

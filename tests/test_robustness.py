@@ -11,8 +11,9 @@ import textwrap
 import pytest
 from conftest import ROOT
 
-from course_utils import CourseError, curriculum, data, errors, lesson, notebooks, run_notebook
-from course_utils import __main__ as command
+from course_utils import CourseError, curriculum, data, errors, lesson
+from course_utils.authoring import cli as command
+from course_utils.authoring import notebooks, run_notebook
 
 
 def one_sentence(error):
@@ -332,7 +333,7 @@ def find_spec(name, package=None):
         return None
 importlib.util.find_spec = find_spec
 from pathlib import Path
-from course_utils import run_notebook
+from course_utils.authoring import run_notebook
 run_notebook.run(Path(sys.argv[1]), "quick", figures=Path(sys.argv[2]))
 """
 

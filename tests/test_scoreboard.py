@@ -6,7 +6,7 @@ import math
 import pytest
 
 from course_utils import CourseError, curriculum, scoreboard
-from course_utils import __main__ as command
+from course_utils.authoring import cli as command
 
 BOARD = scoreboard.lessons()
 METRICS = [(name, key, spec) for name, entry in BOARD.items() for key, spec in entry.get("metrics", {}).items()]

@@ -43,8 +43,10 @@ def test_gif_has_all_frames():
 
 
 def test_every_figure_draws(monkeypatch, capsys):
+    import matplotlib.pyplot as plt
+
     drawn = []
-    monkeypatch.setattr(show, "_finish", lambda fig: drawn.append(fig.canvas.draw()))
+    monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.gcf().canvas.draw()))
     show.grid(torch.rand(5, 3, 8, 8), titles=list("abcde"), cols=3, suptitle="five")
     show.curves({"a": [1, 2, 3], "b": ([0, 1], [3, 1])}, logy=True)
     show.bars({"a": 1.0, "b": 2.0}, baseline=1.5)

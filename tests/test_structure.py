@@ -15,7 +15,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from course_utils import badges, curriculum, export, notebooks
+from course_utils import curriculum
+from course_utils.authoring import badges, export, notebooks
 
 READY = curriculum.ready()
 STANDING = [x for x in READY if (ROOT / x.path).exists()]
@@ -248,7 +249,7 @@ def test_a_lesson_imports_exactly_what_it_needs(lesson):
 def test_the_module_imports_no_more_than_the_lesson(lesson):
     modules = set(imported((ROOT / f"course_utils/lessons/{lesson.name}.py").read_text(encoding="utf8")))
     assert lessons_in(modules) <= set(lesson.needs)
-    assert not any(m.startswith(("course_utils.checks", "course_utils.notebooks", "tests")) for m in modules)
+    assert not any(m.startswith(("course_utils.checks", "course_utils.authoring.notebooks", "tests")) for m in modules)
 
 
 def test_modules_are_in_step_with_the_notebooks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..checking import Wrong, needs_grad, right, same
+from ..exercises import Wrong, needs_grad, right, same
 
 HINTS = {
     "patchify": [

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..checking import Wrong, right, same
+from ..exercises import Wrong, right, same
 
 HINTS = {
     "sobel": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..checking import Wrong, needs_grad, right, same
+from ..exercises import Wrong, needs_grad, right, same
 
 HINTS = {
     "low_rank": [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..checking import Wrong, needs_grad, right, same
+from ..exercises import Wrong, needs_grad, right, same
 
 HINTS = {
     "normalise_depth": [

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ..checking import Wrong, needs_grad, right, same
+from ..exercises import Wrong, needs_grad, right, same
 
 HINTS = {
     "log_likelihood": [

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ..checking import Wrong, right, same
+from ..exercises import Wrong, right, same
 
 HINTS = {
     "inject": [

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..checking import Wrong, needs_grad, right, same
+from ..exercises import Wrong, needs_grad, right, same
 
 HINTS = {
     "reparameterise": [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.checking import Wrong
+from course_utils.exercises import Wrong
 
 WRONG_SHAPE = r"should have shape \(.*\), but it has \(2, "
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..errors import CourseError
 from . import notebooks
-from .errors import CourseError
 
-LESSONS = Path(__file__).with_name("lessons")
+LESSONS = Path(__file__).resolve().parent.parent / "lessons"
 
 
 def module_text(notebook: Path) -> str:

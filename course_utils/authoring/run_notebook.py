@@ -16,8 +16,8 @@ import time
 import traceback
 from pathlib import Path
 
+from ..errors import CourseError
 from . import notebooks
-from .errors import CourseError
 
 _OPTIONAL = ("IPython.display", "ipywidgets", "plotly", "plotly.express", "plotly.graph_objects", "plotly.io", "plotly.subplots", "tqdm", "tqdm.auto")
 _SKIP = {"raises-exception", "nbval-skip"}
@@ -118,7 +118,7 @@ def run(path: Path, profile: str, settings: dict | None = None, figures: Path | 
         print(f"Not installed and not needed here: {', '.join(missing)}.")
     import matplotlib.pyplot as plt
 
-    from . import lesson
+    from .. import lesson
 
     shown = _figure_saver(plt, figures)
     pick = lesson.Run.pick

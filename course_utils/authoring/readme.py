@@ -6,8 +6,9 @@ import base64
 import re
 from pathlib import Path
 
-from . import badges, curriculum, notebooks, scoreboard
-from .errors import CourseError
+from .. import curriculum, scoreboard
+from ..errors import CourseError
+from . import badges, notebooks
 
 WORDS = {
     "README.md": {

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from course_utils import CourseError, check, checking, hint
+from course_utils import CourseError, check, exercises, hint
 
 
 @pytest.fixture
@@ -16,12 +16,12 @@ def exercise(monkeypatch):
 
     def double(answer):
         x = torch.randn(3, 2)
-        checking.same(answer(x), 2 * x, "double(x)", hint="Did you add instead of multiply?")
+        exercises.same(answer(x), 2 * x, "double(x)", hint="Did you add instead of multiply?")
 
     module.double, module.HINTS = double, {"double": ["gentle", "stronger"]}
     monkeypatch.setitem(sys.modules, "course_utils.checks.made_up", module)
     monkeypatch.setenv("CI", "false")
-    checking._hints_given.clear()
+    exercises._hints_given.clear()
     return "made_up.double"
 
 
@@ -56,7 +56,7 @@ def test_wrong_answers_get_one_sentence(exercise, capsys, answer, words):
 
 def test_ci_raises(exercise, monkeypatch):
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(checking.CheckFailed, match="not attempted"):
+    with pytest.raises(exercises.CheckFailed, match="not attempted"):
         check(exercise, todo)
     assert check(exercise, lambda x: 2 * x)
 
@@ -77,9 +77,9 @@ def test_unknown_names(exercise, name, words):
 
 def test_needs_grad_sees_a_detached_answer():
     x = torch.randn(3, requires_grad=True)
-    checking.needs_grad(x**2, {"x": x})
-    with pytest.raises(checking.Wrong, match="no gradient"):
-        checking.needs_grad((x**2).detach(), {"x": x})
+    exercises.needs_grad(x**2, {"x": x})
+    with pytest.raises(exercises.Wrong, match="no gradient"):
+        exercises.needs_grad((x**2).detach(), {"x": x})
     y = torch.randn(3, requires_grad=True)
-    with pytest.raises(checking.Wrong, match="reaches y"):
-        checking.needs_grad(x + y.detach(), {"x": x, "y": y})
+    with pytest.raises(exercises.Wrong, match="reaches y"):
+        exercises.needs_grad(x + y.detach(), {"x": x, "y": y})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..errors import CourseError
 from . import notebooks
-from .errors import CourseError
 
 try:
     import tomllib

@@ -6,8 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+from ..errors import CourseError
 from . import notebooks
-from .errors import CourseError
 
 _BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION\s*$")
 _END = re.compile(r"^\s*### END SOLUTION\s*$")

@@ -10,14 +10,14 @@ import os
 import re
 from pathlib import Path
 
-from .errors import CourseError
+from ..errors import CourseError
 
 STILL = "image/png"
 
 
 def folder() -> Path:
     """The folder ``notebooks/`` of the checkout."""
-    path = Path(__file__).resolve().parent.parent / "notebooks"
+    path = Path(__file__).resolve().parents[2] / "notebooks"
     if not path.is_dir():
         raise CourseError("The notebooks are not here: clone the repository, this is an installed package without them.")
     return path

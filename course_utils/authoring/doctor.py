@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
-from . import data, lesson
-from .errors import CourseError
+from .. import data, lesson
+from ..errors import CourseError
 
 
 @dataclass(frozen=True)
