@@ -40,3 +40,19 @@ class gpu_memory:
                 f"The GPU ran out of memory: restart the kernel and lower {self.setting}, or set COURSE_PROFILE=quick before starting."
             ) from error
         return False
+
+
+_PLAIN = str.maketrans({"✅": "[ok]", "❌": "[x]", "⏳": "[...]", "·": "-", "→": "->", "←": "<-", "≥": ">=", "≤": "<=", "–": "-", "—": "-", "…": "..."})
+
+
+def say(text: str = "", file=None) -> None:
+    """Print a line, also on a console whose encoding lacks some of its characters (cp949, cp1252, ascii): marks become words, what is left becomes ``?``."""
+    import sys
+
+    out = file or sys.stdout
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    print(text, file=out)
