@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from course_utils.checks import latent_diffusion as checks
+from course_utils.exercises import examine
 from course_utils.lessons import latent_diffusion
 
 from . import WRONG_SHAPE, accepts, every, refuses
@@ -108,22 +110,137 @@ def drop_unseeded(c, none, p=0.1, generator=None):
     return torch.where((torch.rand(len(c)) < p)[:, None, None], none, c)
 
 
+def drop_every_third(c, none, p=0.1, generator=None):
+    every = torch.arange(len(c)) % round(1 / p) == 0 if p else torch.zeros(len(c), dtype=torch.bool)
+    return torch.where(every[:, None, None], none, c)
+
+
+def drop_fixed(c, none, p=0.1, generator=None):
+    return latent_diffusion.drop_captions(c, none, 0.3 if 0 < p < 1 else p, generator)
+
+
+def drop_inclusive(c, none, p=0.1, generator=None):
+    return torch.where((torch.rand(len(c), generator=generator) < max(p, 0.05))[:, None, None], none, c)
+
+
+def drop_detached(c, none, p=0.1, generator=None):
+    return latent_diffusion.drop_captions(c.detach(), none, p, generator)
+
+
+_seen = {}
+
+
+def remembered(x, c, w_q, w_k, w_v, heads):
+    return _seen.setdefault((x.shape, x.dtype), latent_diffusion.cross_attention(x, c, w_q, w_k, w_v, heads))
+
+
+class Block(latent_diffusion.SpatialTransformer):
+    """A right block in parts that the wrong ones replace."""
+
+    def mlp(self, h):
+        value, gate = self.expand(self.norm3(h)).chunk(2, -1)
+        return self.shrink(value * F.gelu(gate))
+
+    def branches(self, context):
+        return [lambda h: self.attn1(self.norm1(h)), lambda h: self.attn2(self.norm2(h), context), self.mlp]
+
+    def forward(self, x, context):
+        B, C, H, W = x.shape
+        h = self.proj_in(self.norm(x)).permute(0, 2, 3, 1).reshape(B, H * W, C)
+        for branch in self.branches(context):
+            h = torch.add(branch(h), h)
+        return self.proj_out(h.mT.unflatten(-1, (H, W))) + x
+
+
+class NoSkip(Block):
+    def forward(self, x, context):
+        return super().forward(x, context) - x
+
+
+class WordsFirst(Block):
+    def branches(self, context):
+        a, b, c = super().branches(context)
+        return [b, a, c]
+
+
+class NoWords(Block):
+    def branches(self, context):
+        a, _, c = super().branches(context)
+        return [a, c]
+
+
+class NoNorm(Block):
+    def branches(self, context):
+        return [self.attn1, lambda h: self.attn2(h, context), lambda h: self.mlp(h)]
+
+
+class Swapped(Block):
+    def mlp(self, h):
+        gate, value = self.expand(self.norm3(h)).chunk(2, -1)
+        return self.shrink(value * F.gelu(gate))
+
+
+class Silu(Block):
+    def mlp(self, h):
+        value, gate = self.expand(self.norm3(h)).chunk(2, -1)
+        return self.shrink(value * F.silu(gate))
+
+
+class Columns(Block):
+    def forward(self, x, context):
+        B, C, H, W = x.shape
+        h = self.proj_in(self.norm(x)).permute(0, 3, 2, 1).reshape(B, H * W, C)
+        for branch in self.branches(context):
+            h = branch(h) + h
+        return self.proj_out(h.mT.unflatten(-1, (H, W))) + x
+
+
+class CutOff(Block):
+    def branches(self, context):
+        a, b, c = super().branches(context)
+        return [a, b, lambda h: c(h.detach())]
+
+
+class NoGrad(Block):
+    def forward(self, x, context):
+        with torch.no_grad():
+            return super().forward(x, context)
+
+
+class InPlace(Block):
+    def forward(self, x, context):
+        x += super().forward(x, context) - x
+        return x
+
+
+class FrozenWords(Block):
+    def branches(self, context):
+        return super().branches(context.detach())
+
+
 WRONG = {
     "gradient_loss": [
-        (only_horizontal, "vertical"),
-        (only_vertical, "horizontal"),
+        (only_horizontal, "only the horizontal"),
+        (only_vertical, "only the vertical"),
         (slopes_without_sign, "sign"),
         (slopes_squared, "squared"),
         (slopes_around_the_border, "border"),
-        (slopes_detached, "gradient"),
+        (slopes_detached, "no gradient reaches y"),
+        (lambda y, x: latent_diffusion.gradient_loss(y, x.detach()), "no gradient reaches x"),
+        (lambda y, x: latent_diffusion.gradient_loss(y, x).item(), "gradient|tensor"),
+        (lambda y, x: latent_diffusion.gradient_loss(y.clamp(-2, 2), x), "off by|gradient"),
+        (lambda y, x: latent_diffusion.gradient_loss(y, x) / 2, "mean of the two"),
         (plain_l1, "plain L1"),
     ],
     "latent_scale": [
         (lambda z: z.std(), "standard deviation itself"),
         (lambda z: 1 / z.square().mean().sqrt(), "mean was not subtracted"),
         (lambda z: 1 / z.var(), "variance"),
-        (lambda z: (1 / z.std((0, 2, 3))).mean(), "averages over channels"),
+        (lambda z: (1 / z.std((0, 2, 3))).mean(), "scales of the channels"),
+        (lambda z: 1 / z.std((0, 2, 3)).mean(), "deviations of the channels"),
         (lambda z: 1 / z.std((0, 2, 3), keepdim=True), "should have shape"),
+        (lambda z: 1 / z[:1].std(), "off by"),
+        (lambda z: torch.tensor(0.18215, dtype=z.dtype), "off by"),
     ],
     "cross_attention": [
         (attention_unscaled, "not divided"),
@@ -131,34 +248,85 @@ WRONG = {
         (attention_over_positions, "runs over positions"),
         (attention_interleaved, "interleaved"),
         (attention_with_one_head, "one head"),
+        (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x, c, q, v, k, heads), "swapped"),
+        (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x, c, q.detach(), k, v, heads), "no gradient reaches w_q"),
+        (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x, c, q, k.T, v, heads), "stopped with"),
+        (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x[:1], c, q, k, v, heads).expand_as(x), "off by|stopped"),
+        (remembered, "first call's result"),
+    ],
+    "SpatialTransformer": [
+        (NoSkip, "not added to the block's output"),
+        (WordsFirst, "before self-attention"),
+        (NoWords, "never reads the words"),
+        (NoNorm, "LayerNorm is missing|off by"),
+        (Swapped, "swapped"),
+        (Silu, "SiLU"),
+        (Columns, "off by|shape"),
+        (CutOff, "gradient"),
+        (NoGrad, "no gradient flows"),
+        (InPlace, "changes its argument x"),
+        (FrozenWords, "no gradient reaches context"),
     ],
     "drop_captions": [
-        (drop_in_place, "in place"),
+        (drop_in_place, "changes its argument c in place"),
         (drop_to_zero, "zeros"),
         (drop_words, "single words"),
         (drop_inverted, "wrong way round"),
         (drop_whole_batch, "alike"),
         (drop_unseeded, "same seed"),
+        (drop_every_third, "by chance|different seeds|were dropped"),
+        (drop_fixed, "were dropped"),
+        (drop_inclusive, "p = 0"),
+        (drop_detached, "gradients"),
     ],
     "guide": [
         (lambda a, b, w: a + w * (b - a), "swapped"),
         (lambda a, b, w: (1 + w) * a - w * b, "own count"),
-        (lambda a, b, w: w * a, "w = 0"),
-        (lambda a, b, w: b + (w + 1) * (a - b), "own count"),
+        (lambda a, b, w: a + w * (a - b), "own count|starts at"),
+        (lambda a, b, w: w * a, "off by"),
+        (lambda a, b, w: b + max(w, 0) * (a - b), "w = -0.5"),
+        (lambda a, b, w: b + w * (a - b).detach(), "gradient"),
+        (lambda a, b, w: b.detach() + w * (a - b), "gradient"),
+        (lambda a, b, w: b.add_(w * (a - b)), "changes its argument"),
+        (lambda a, b, w: (b + w * (a - b)).float(), "dtype"),
     ],
+}
+
+RIGHT = {
+    "gradient_loss": [lambda y, x: F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))],
+    "latent_scale": [lambda z: z.flatten().var().rsqrt(), lambda z: 1 / z.std(unbiased=False)],
+    "cross_attention": [
+        lambda x, c, q, k, v, heads: F.scaled_dot_product_attention(*heads_of(q, k, v, x, c, heads)).transpose(1, 2).flatten(2),
+        lambda x, c, q, k, v, heads: torch.cat(
+            [torch.softmax(x @ a @ (c @ b).mT / a.shape[1] ** 0.5, -1) @ (c @ u) for a, b, u in zip(q.chunk(heads, 1), k.chunk(heads, 1), v.chunk(heads, 1))],
+            -1,
+        ),
+    ],
+    "SpatialTransformer": [Block],
+    "drop_captions": [
+        lambda c, none, p=0.1, generator=None: torch.stack([none if u < p else w for w, u in zip(c, torch.rand(len(c), generator=generator))]),
+        lambda c, none, p=0.1, generator=None: c.lerp(none.expand_as(c), torch.bernoulli(torch.full((len(c), 1, 1), p, dtype=c.dtype), generator=generator)),
+    ],
+    "guide": [lambda a, b, w: (1 - w) * b + w * a],
 }
 
 
 @every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
+    _seen.clear()
     refuses(getattr(checks, name), answer, words)
 
 
-@pytest.mark.parametrize("name", list(checks.HINTS))
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
+
+
+@pytest.mark.parametrize("name", [n for n in checks.HINTS if n != "SpatialTransformer"])
 def test_a_wrong_shape_gets_one_sentence(name):
-    refuses(getattr(checks, name), lambda *inputs: torch.zeros(2, 7), WRONG_SHAPE)
+    refuses(getattr(checks, name), lambda *inputs, **more: torch.zeros(2, 2, 3), WRONG_SHAPE)
 
 
-def test_nothing_returned():
-    for name in checks.HINTS:
-        refuses(getattr(checks, name), lambda *inputs: None, "None")
+@pytest.mark.parametrize("name", [n for n in checks.HINTS if n != "SpatialTransformer"])
+def test_nothing_returned(name):
+    refuses(getattr(checks, name), lambda *inputs, **more: None, "None")
