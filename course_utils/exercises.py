@@ -334,7 +334,7 @@ def _same_gradients(got, want, mine, theirs, grad, what, tol, seed):
         raise Wrong(f"{what} has the right values, but no gradient flows through it: something is detached, turned into a number, or computed under no_grad.")
     found = torch.autograd.grad(value, [mine[n] for n in grad], allow_unused=True)
     for name, a, b in zip(grad, found, wanted):
-        if b is None or not b.any():
+        if b is None or b.abs().max() <= 0.01 * tol:  # nothing but rounding
             if a is not None and a.abs().max() > tol:
                 raise Wrong(f"{what} has the right values, but a gradient reaches {name}, which it should not.")
             continue
