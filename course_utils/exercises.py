@@ -256,14 +256,13 @@ def agree(answer, reference, cases, *, what: str = "the result", grad=(), tol: f
     ``cases``: functions of a ``torch.Generator`` (or one of them), each returning the arguments by name, in their order; each is drawn ``draws`` times with other values of the same shapes.
     ``reference``: called on the same arguments; returns a tensor, a number, or a tuple or dict of them.
     ``grad``: names of the arguments for which the gradient of a random projection of the output must be the reference's.
-    ``suspects``: (message, wrong answer) pairs. Where the answer differs from the reference and equals the wrong answer, the message is given: so the cause that it names is verified.
+    ``suspects``: (message, wrong answer) pairs. Where the answer differs from the reference and equals the wrong answer in every case, the message is given: so the cause that it names is verified.
     """
-    import torch
-
-    for number, case in enumerate([cases] if callable(cases) else cases):
+    cases = [cases] if callable(cases) else list(cases)
+    for number, case in enumerate(cases):
         earlier = None
         for draw in range(draws):
-            given = case(torch.Generator().manual_seed(1000 * number + draw))
+            given = case(_generator(1000 * number + draw))
             mine, theirs = _leaves(given, grad), _leaves(given, grad)
             want = reference(*theirs.values())
             got = answer(*mine.values())
@@ -273,11 +272,22 @@ def agree(answer, reference, cases, *, what: str = "the result", grad=(), tol: f
                 if earlier is not None and _equal(got, earlier, tol):
                     raise Wrong(f"{what}: a second call with other values gives the first call's result again. Is something kept between calls?") from None
                 for message, wrong in suspects:
-                    if _equal(got, _quietly(wrong, _leaves(given, grad)), tol):
+                    if all(_equal(_quietly(answer, x), _quietly(wrong, x), tol) for x in _inputs(cases)):
                         raise Wrong(message) from None
                 raise
             earlier = _detached(got)
             _same_gradients(got, want, mine, theirs, grad, what, tol, number)
+
+
+def _generator(seed: int):
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def _inputs(cases):
+    """One draw of every case."""
+    return [case(_generator(1000 * number)) for number, case in enumerate(cases)]
 
 
 def alike(got, want, what: str = "the result", tol: float = 1e-5):

@@ -7,76 +7,159 @@ from types import SimpleNamespace
 
 import torch
 
-from ..exercises import Wrong, right, same
+from ..exercises import Wrong, agree, right, same
 
 HINTS = {
     "inject": [
         "Two steps: carry the source's maps over to the edited caption's tokens, then choose, token by token, between them and the own maps.",
-        "`source_maps @ A` would line A's batch axis up with the heads: give A an axis for the heads, A[:, None]. keep needs two new axes: keep[:, None, None].",
-        "return torch.where(keep[:, None, None] > 0, source_maps @ A[:, None], maps).",
+        "`source_maps @ A` would line A's batch axis up with the heads: A needs an axis for the heads. keep needs two new axes.",
+        "torch.where on keep[:, None, None] > 0, between source_maps @ A[:, None] and maps.",
     ],
     "reweight": [
         "One multiplication. No normalisation afterwards.",
-        "scale (B, T) must meet maps (B, heads, N, T): add two axes in the middle.",
-        "return maps * scale[:, None, None].",
+        "scale (B, T) must meet maps (B, heads, N, T): which axes are missing?",
+        "scale[:, None, None] has shape (B, 1, 1, T).",
+    ],
+    "Controller": [
+        "Which rows of `maps` belong to captions, which to the empty caption? Set the second half aside first.",
+        "maps[: len(self.source)] are the captions' own maps, and own[self.source] holds, for every row, the maps of its source, as they came in. A row is under control while done < its share.",
+        "For words: torch.where(on, inject(own, theirs, self.A, self.keep), own), then reweight in any case. For positions: torch.where(on, theirs, own). "
+        "on = (self.done < self.words)[:, None, None, None] or the same with self.itself. At the end torch.cat([own, empty]).",
     ],
     "mapper": [
         "Start from zeros and walk through the pairs.",
-        "Equal lengths: A[source, target] = 1 with the two lists sets the pairs one by one. Else: every source token's row gets 1/len(target) at all target tokens.",
-        "for source, target in pairs: if len(source) == len(target): A[source, target] = 1; else: for s in source: A[s, target] = 1 / len(target); "
-        "in both cases keep[target] = 1.",
+        "Equal lengths: A[source, target] = 1 with the two lists sets the pairs one by one. Else every source token's row shares 1 among all its target tokens.",
+        "In the second case A[s, target] = 1 / len(target) for each s in source; in both cases keep[target] = 1.",
     ],
     "local_blend": [
-        "Three steps: enlarge the heat, compare it with threshold times its maximum, choose with torch.where.",
-        "F.interpolate wants (B, 1, h, w); the maximum is taken over the two last axes with keepdim=True, for every row on its own.",
-        'm = F.interpolate(heat[:, None], size=z.shape[-2:], mode="bilinear"); return torch.where(m > threshold * m.amax((2, 3), keepdim=True), z, z_source).',
+        "Three steps: enlarge the heat, compare it with a share of its maximum, choose between two latents.",
+        "F.interpolate wants (B, 1, h, w); the maximum is taken over the two last axes, for every row on its own. What happens to a map that is 0 everywhere?",
+        'm = F.interpolate(heat[:, None], size=z.shape[-2:], mode="bilinear"); inside is m > threshold * m.amax((2, 3), keepdim=True).',
     ],
     "inversion_step": [
         "First the clean picture that zt and eps imply at level t; then the same eps at level s.",
         "now, then = at(schedule.abar, t, zt), at(schedule.abar, s, zt). Each level has its own two square roots.",
-        "clean = (zt - (1 - now).sqrt() * eps) / now.sqrt(); return then.sqrt() * clean + (1 - then).sqrt() * eps.",
+        "clean = (zt - √(1 - now) · eps) / √now; then √then · clean + √(1 - then) · eps.",
     ],
 }
 
 
-def _maps(g, *shape):
-    return torch.rand(*shape, generator=g).softmax(-1)
+def _maps(g, *shape, dtype=torch.float64):
+    return (2 * torch.randn(*shape, generator=g, dtype=dtype)).softmax(-1)
+
+
+def _carry(source, A):
+    """source (B, heads, N, T) through A (B, T, T), entry by entry."""
+    T = A.shape[-1]
+    return torch.stack([sum(source[..., i] * A[:, None, None, i, j] for i in range(T)) for j in range(T)], -1)
+
+
+def _inject(maps, source, A, keep):
+    return keep[:, None, None] * _carry(source, A) + (1 - keep[:, None, None]) * maps
 
 
 def inject(answer):
-    g = torch.Generator().manual_seed(1)
-    for B, heads, N, T in ((3, 2, 4, 5), (2, 3, 6, 4)):
-        maps, source = _maps(g, B, heads, N, T), _maps(g, B, heads, N, T)
-        A, keep = torch.rand(B, T, T, generator=g), (torch.rand(B, T, generator=g) > 0.5).float()
-        keep[0, :2] = torch.tensor([0.0, 1.0])
-        want = maps.clone()
-        for b in range(B):
-            for j in range(T):
-                if keep[b, j]:
-                    want[b, :, :, j] = sum(source[b, :, :, i] * A[b, i, j] for i in range(T))
-        got = answer(maps.clone(), source.clone(), A, keep)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            turned = torch.where(keep[:, None, None] > 0, source @ A[:, None].transpose(-2, -1), maps)
-            right(not torch.allclose(got, turned, atol=1e-6), "A is used the wrong way round: its rows are source tokens, its columns edited tokens.")
-            swapped = torch.where(keep[:, None, None] > 0, maps, source @ A[:, None])
-            right(not torch.allclose(got, swapped, atol=1e-6), "keep = 1 marks the tokens that take the source's map; yours keep their own there.")
-            plain = torch.where(keep[:, None, None] > 0, source, maps)
-            right(not torch.allclose(got, plain, atol=1e-6), "the source's maps are taken as they are: carry them over with A first.")
-            right(not torch.allclose(got, source @ A[:, None], atol=1e-6), "tokens with keep = 0 must keep their own map.")
-        same(got, want, "the injected maps", "Row b uses A[b] and keep[b]; all heads and positions alike.")
+    suspects = [
+        ("A is used the wrong way round: its rows are source tokens, its columns edited tokens.", lambda m, s, A, k: _inject(m, s, A.transpose(1, 2), k)),
+        ("keep = 1 marks the tokens that take the source's map; yours keep their own there.", lambda m, s, A, k: _inject(m, s, A, 1 - k)),
+        ("the source's maps are taken as they are: A has to carry them over first.", lambda m, s, A, k: k[:, None, None] * s + (1 - k[:, None, None]) * m),
+        ("tokens with keep = 0 must keep their own map.", lambda m, s, A, k: _carry(s, A)),
+        ("all rows use the first row's A and keep.", lambda m, s, A, k: _inject(m, s, A[:1], k[:1])),
+        ("the own maps are carried over with A, not the source's.", lambda m, s, A, k: _inject(m, m, A, k)),
+    ]
+
+    def case(B, heads, N, T, dtype=torch.float64):
+        def draw(g):
+            keep = (torch.rand(B, T, generator=g) > 0.5).to(dtype)
+            keep[:, :2] = torch.tensor([0.0, 1.0])
+            A = torch.rand(B, T, T, generator=g, dtype=dtype)
+            return {"maps": _maps(g, B, heads, N, T, dtype=dtype), "source_maps": _maps(g, B, heads, N, T, dtype=dtype), "A": A, "keep": keep}
+
+        return draw
+
+    cases = [case(3, 2, 4, 5), case(2, 3, 6, 4), case(1, 1, 2, 3), case(5, 5, 5, 5), case(3, 2, 4, 5, torch.float32)]
+    agree(answer, _inject, cases, what="the injected maps", grad=("maps", "source_maps"), tol=1e-6, suspects=suspects)
 
 
 def reweight(answer):
-    g = torch.Generator().manual_seed(2)
-    for B, heads, N, T in ((3, 2, 4, 5), (5, 5, 5, 5)):
-        maps, scale = _maps(g, B, heads, N, T), torch.randn(B, T, generator=g) * 2
-        want = torch.stack([torch.stack([maps[b, :, :, j] * scale[b, j] for j in range(T)], -1) for b in range(B)])
-        got = answer(maps.clone(), scale)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape and torch.isfinite(got).all():
-            ones = torch.allclose(got.sum(-1), torch.ones(B, heads, N), atol=1e-4)
-            right(not ones, "the rows sum to 1 again: do not normalise, or more of one word becomes less of the others.")
-            right(not torch.allclose(got, maps * scale[:, None, None].abs(), atol=1e-6), "a negative factor must stay negative.")
-        same(got, want, "the re-weighted maps", "Column j of row b is multiplied by scale[b, j].")
+    def brute(maps, scale):
+        return torch.stack([torch.stack([maps[b, :, :, j] * scale[b, j] for j in range(maps.shape[-1])], -1) for b in range(len(maps))])
+
+    suspects = [
+        (
+            "the rows sum to 1 again: do not normalise, or more of one word becomes less of the others.",
+            lambda m, s: brute(m, s) / brute(m, s).sum(-1, keepdim=True),
+        ),
+        ("a negative factor must stay negative.", lambda m, s: brute(m, s.abs())),
+        ("a negative factor counts as 0 here: it should turn the map into its opposite.", lambda m, s: brute(m, s.clamp(min=0))),
+        ("all rows use the first row's factors.", lambda m, s: brute(m, s[:1].expand_as(s))),
+        ("the factor acts squared.", lambda m, s: brute(m, s**2)),
+    ]
+
+    def case(B, heads, N, T):
+        return lambda g: {"maps": _maps(g, B, heads, N, T), "scale": torch.randn(B, T, generator=g, dtype=torch.float64) * 2}
+
+    cases = [case(3, 2, 4, 5), case(5, 5, 5, 5), case(1, 3, 2, 4)]
+    agree(answer, brute, cases, what="the re-weighted maps", grad=("maps", "scale"), tol=1e-9, suspects=suspects)
+
+
+def _control(c, maps, to_words, until=lambda done, share: done < share, scaled=True, halves=True, chained=False, always=False):
+    """What a controller with the fields of ``c`` does, row by row; the switches build the usual mistakes."""
+    B = len(c.source)
+    own = [maps[b] for b in range(B)]
+    out = list(own)
+    for b in range(B):
+        s = int(c.source[b])
+        theirs = out[s] if chained else own[s]
+        if to_words:
+            if always or until(c.done, float(c.words[b])):
+                out[b] = _inject(own[b][None], theirs[None], c.A[b][None], c.keep[b][None])[0]
+            out[b] = out[b] * c.scale[b] if scaled else out[b]
+        elif always or until(c.done, float(c.itself[b])):
+            out[b] = theirs
+    if len(maps) == B:
+        return torch.stack(out)
+    rest = maps[B:] if halves else _control(c, maps[B:], to_words, until, scaled, halves, chained, always)
+    return torch.cat([torch.stack(out), rest])
+
+
+def Controller(answer):
+    suspects = [
+        ("the rows of the empty caption were changed, too: only the first half is touched.", dict(halves=False)),
+        ("the factors of `reweight` were not applied.", dict(scaled=False)),
+        ("the shares are ignored: the maps are injected at every step.", dict(always=True)),
+        ("the injection goes on for one step too many: it stops when `done` has reached the share.", dict(until=lambda d, s: d <= s)),
+        ("the injection runs at the late steps and not at the early ones.", dict(until=lambda d, s: d >= s)),
+        ("a row took maps that had been changed already: every row takes its source's maps as they came in.", dict(chained=True)),
+    ]
+    g = torch.Generator().manual_seed(5)
+    B, T = 4, 5
+    A, keep = torch.rand(B, T, T, generator=g, dtype=torch.float64), (torch.rand(B, T, generator=g) > 0.4).double()
+    A[0], keep[0], scale = torch.eye(T), 1.0, torch.randn(B, T, generator=g, dtype=torch.float64)
+    scale[0] = 1.0
+    fields = dict(
+        source=torch.tensor([0, 0, 1, 0]), A=A, keep=keep, scale=scale, words=torch.tensor([0.0, 0.5, 0.75, 1.0]), itself=torch.tensor([0.0, 0.25, 0.5, 0.75])
+    )
+    controller = answer(**fields)
+
+    def work(maps, to_words, done):
+        controller.done = done
+        out = controller(maps, to_words)
+        right(
+            controller.done == done and torch.equal(controller.scale, scale) and torch.equal(controller.A, A),
+            "the controller changed its own fields while it worked.",
+        )
+        return out
+
+    def told(maps, to_words, done, **how):
+        return _control(SimpleNamespace(**fields, done=done), maps, to_words, **how)
+
+    def case(to_words, rows, done):
+        return lambda g: {"maps": _maps(g, rows, 2, 3, T if to_words else 3), "to_words": to_words, "done": done}
+
+    cases = [case(to_words, rows, done) for done in (0.0, 0.25, 0.5, 0.75) for to_words in (True, False) for rows in (2 * B, B)]
+    bound = [(m, lambda *args, how=how: told(*args, **how)) for m, how in suspects]
+    agree(work, told, cases, what="the maps that the controller gives back", grad=("maps",), tol=1e-9, suspects=bound)
 
 
 def mapper(answer):
@@ -84,10 +167,12 @@ def mapper(answer):
         ([([0], [0]), ([1], [1]), ([2, 3], [2, 3])], 5),
         ([([0], [0]), ([1, 2], [1, 2, 3, 4]), ([3], [5]), ([4, 5, 6, 7], [6, 7])], 8),
         ([([0], [0]), ([1], [3]), ([2], [4]), ([3, 4, 5], [5])], 6),  # two words were added before the second
+        ([([0], [0]), ([2, 1], [1, 2])], 7),  # a pair whose tokens stand in another order
+        ([], 4),
     ]
     for pairs, T in cases:
         got = answer(pairs, T)
-        if not (isinstance(got, tuple) and len(got) == 2):
+        if not (isinstance(got, (tuple, list)) and len(got) == 2):
             raise Wrong("return two tensors: A, keep.")
         A, keep = torch.zeros(T, T), torch.zeros(T)
         for source, target in pairs:
@@ -98,31 +183,65 @@ def mapper(answer):
                 keep[j] = 1
         if isinstance(got[0], torch.Tensor) and got[0].shape == A.shape:
             right(not torch.allclose(got[0], A.T) or torch.allclose(A, A.T), "A is transposed: rows are source tokens, columns edited tokens.")
-            total = sum(len(s) for s, _ in pairs)
-            if not torch.isclose(got[0].sum(), torch.tensor(float(total))):
-                raise Wrong("attention is lost or made up: every source token that has a partner gives away exactly 1 in all, so its row of A sums to 1.")
-        same(got[0], A, "A", "Equal numbers of tokens pair up one by one; otherwise each source token spreads evenly over the edited tokens.")
-        same(got[1], keep, "keep", "1 for every edited token of a pair, 0 for added ones.")
+            given = {i for s, _ in pairs for i in s}
+            rows = got[0].sum(1)
+            odd = [i for i in sorted(given) if not torch.isclose(rows[i], torch.tensor(1.0, dtype=rows.dtype))]
+            if odd:
+                raise Wrong(
+                    f"for the pairs {pairs} row {odd[0]} of A sums to {rows[odd[0]].item():.2g}: a source token that has a partner gives away exactly 1 in all."
+                )
+        same(got[0], A, f"A for the pairs {pairs}")
+        same(got[1], keep, f"keep for the pairs {pairs}")
+    right(answer([([0], [0])])[0].shape == (20, 20), "without a context A should be 20 × 20.")
+    again = answer(cases[1][0], 8)[0]
+    again += 1
+    same(answer(cases[1][0], 8)[0], again - 1, "A of a second call with the same pairs")
 
 
 def local_blend(answer):
-    g = torch.Generator().manual_seed(3)
-    B, C, H, h = 3, 2, 8, 4
-    z, old = torch.randn(2, B, C, H, H, generator=g)
-    heat = torch.zeros(B, h, h)
-    heat[0, 0, 0], heat[0, 3, 3] = 5.0, 2.5
-    heat[1] = 0.02 * torch.rand(h, h, generator=g)  # far cooler than the first: each map has its own maximum
-    for threshold in (0.3, 0.6):
-        want = torch.empty_like(z)
-        for b in range(B):
-            fine = torch.nn.functional.interpolate(heat[b][None, None], size=(H, H), mode="bilinear")[0, 0]
-            want[b] = torch.where(fine > threshold * fine.max(), z[b], old[b])
-        got = answer(z.clone(), old.clone(), heat.clone(), threshold)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(not torch.equal(got[:2], (z + old - want)[:2]), "the edited latent belongs inside the mask, the source's outside: they look swapped.")
-            right(not torch.equal(got[1], old[1]), "a cool map marks nothing: the threshold is a share of that map's own maximum, for every row.")
-            right(not torch.equal(got[2], z[2]), "a map that is 0 everywhere marks nothing: use >, not >=.")
-        same(got, want, "the blended latent", "Enlarge bilinearly, compare with threshold times that map's own maximum (for every row), torch.where.")
+    def blend(z, old, heat, threshold, over=lambda m, k, t: m > t * m.amax((2, 3), keepdim=True), mode="bilinear", soft=False):
+        m = torch.nn.functional.interpolate(heat[:, None], size=z.shape[-2:], mode=mode)
+        inside = over(m, heat, threshold)
+        return torch.where(inside, z, old)
+
+    swapped = lambda z, old, heat, t: blend(old, z, heat, t)
+    suspects = [
+        ("inside and outside are swapped: the edited latent belongs inside the mask.", swapped),
+        (
+            "one maximum serves all rows: the threshold is a share of each map's own maximum.",
+            lambda z, o, h, t: blend(z, o, h, t, lambda m, k, t: m > t * m.max()),
+        ),
+        (
+            "a map that is 0 everywhere marks nothing: it should not exceed its own maximum.",
+            lambda z, o, h, t: blend(z, o, h, t, lambda m, k, t: m >= t * m.amax((2, 3), keepdim=True)),
+        ),
+        (
+            "the threshold is compared with the heat itself: it is a share of the map's own maximum.",
+            lambda z, o, h, t: blend(z, o, h, t, lambda m, k, t: m > t),
+        ),
+        ("the heat was enlarged by repeating pixels: bilinear is asked for.", lambda z, o, h, t: blend(z, o, h, t, mode="nearest")),
+        (
+            "the maximum was taken before the map was enlarged.",
+            lambda z, o, h, t: blend(z, o, h, t, lambda m, k, t: m > t * k.amax((1, 2))[:, None, None, None]),
+        ),
+    ]
+
+    def case(threshold, B=3, C=2, H=8, W=12, h=4, w=3, dtype=torch.float64):
+        def draw(g):
+            z, old = torch.randn(2, B, C, H, W, generator=g, dtype=dtype)
+            heat = torch.rand(B, h, w, generator=g, dtype=dtype) ** 4
+            heat[0] *= 50
+            heat[1] *= 0.02  # far cooler than the first: each map has its own maximum
+            if B > 2:
+                heat[2] = 0
+            return {"z": z, "z_source": old, "heat": heat, "threshold": threshold}
+
+        return draw
+
+    cases = [case(0.3), case(0.6), case(0.9), case(0.4, B=2, C=1, H=5, W=7), case(0.5, dtype=torch.float32)]
+    agree(answer, blend, cases, what="the blended latent", grad=("z", "z_source"), suspects=suspects)
+    default = lambda g: {k: v for k, v in case(0.4)(g).items() if k != "threshold"}
+    agree(answer, lambda z, o, h: blend(z, o, h, 0.4), default, what="the blended latent without a threshold (0.4)", suspects=[])
 
 
 def _schedule(T: int = 30) -> SimpleNamespace:
@@ -131,22 +250,31 @@ def _schedule(T: int = 30) -> SimpleNamespace:
 
 
 def inversion_step(answer):
-    s, g = _schedule(), torch.Generator().manual_seed(4)
-    for shape in ((4, 3, 2, 2), (4, 5)):
-        zt, eps = torch.randn(2, *shape, generator=g)
-        t, u = torch.tensor([0, 3, 11, 20]), torch.tensor([2, 4, 30, 21])
-        want = torch.empty_like(zt)
-        for b in range(4):
-            now, then = s.abar[t[b]].item(), s.abar[u[b]].item()
-            clean = (zt[b] - math.sqrt(1 - now) * eps[b]) / math.sqrt(now)
-            want[b] = math.sqrt(then) * clean + math.sqrt(1 - then) * eps[b]
-        got = answer(zt.clone(), eps.clone(), t, u, s)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(bool(torch.isfinite(got[0]).all()), "at t = 0 the result is not a number: is something divided by 1 - abar_t, which is 0 there?")
-            ratio = (s.abar[u] / s.abar[t]).to(zt).reshape(-1, *[1] * (zt.ndim - 1))
-            forward = ratio.sqrt() * zt + (1 - ratio).sqrt() * eps
-            right(
-                not torch.allclose(got, forward, atol=1e-4),
-                "this adds eps as *fresh* noise. The noise is already in zt: remove it first, then put it back at level s.",
-            )
-        same(got, want, "z_s", "The clean picture that zt and eps imply at level t, brought to level s with the same eps.", tol=1e-4)
+    def step(zt, eps, t, s, schedule, fresh=False, swap=False, roots=True):
+        out = []
+        for b in range(len(zt)):
+            now, then = schedule.abar[t[b]].item(), schedule.abar[s[b]].item()
+            now, then = (then, now) if swap else (now, then)
+            root = math.sqrt if roots else float
+            if fresh:
+                out.append(math.sqrt(then / now) * zt[b] + math.sqrt(max(1 - then / now, 0)) * eps[b])
+            else:
+                out.append(root(then) * (zt[b] - root(1 - now) * eps[b]) / root(now) + root(1 - then) * eps[b])
+        return torch.stack(out)
+
+    suspects = [
+        ("this adds eps as fresh noise. The noise is already in zt: remove it first, then put it back at level s.", lambda *a: step(*a, fresh=True)),
+        ("the two levels are exchanged.", lambda *a: step(*a, swap=True)),
+        ("the square roots are missing.", lambda *a: step(*a, roots=False)),
+        ("zt is taken for the clean picture: remove its noise first.", lambda z, e, t, s, c: step(z, e, 0 * t, s, c)),
+    ]
+
+    def case(*shape, dtype=torch.float64):
+        def draw(g):
+            zt, eps = torch.randn(2, *shape, generator=g, dtype=dtype)
+            return {"zt": zt, "eps": eps, "t": torch.tensor([0, 3, 11, 20]), "s": torch.tensor([2, 4, 30, 21]), "schedule": _schedule()}
+
+        return draw
+
+    for tol, cases in ((1e-9, [case(4, 3, 2, 5), case(4, 6), case(4)]), (1e-4, [case(4, 3, 2, 5, dtype=torch.float32)])):
+        agree(answer, step, cases, what="z_s", grad=("zt", "eps"), tol=tol, suspects=suspects)

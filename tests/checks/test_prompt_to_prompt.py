@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.checks import prompt_to_prompt as checks
+from course_utils.exercises import examine
 from course_utils.lessons import prompt_to_prompt as p2p
 from course_utils.lessons.ddpm import at
 
@@ -147,12 +148,179 @@ def inversion_from_clean(zt, eps, t, s, schedule):
     return at(schedule.abar, s, zt).sqrt() * zt + (1 - at(schedule.abar, s, zt)).sqrt() * eps
 
 
+class Rowwise(p2p.Controller):
+    """A right controller that goes row by row; the wrong ones below replace its parts."""
+
+    def on(self, share):
+        return self.done < share
+
+    def words_of(self, b, mine, theirs):
+        one = slice(b, b + 1)
+        if self.on(self.words[b]):
+            mine = p2p.inject(mine[None], theirs[None], self.A[one], self.keep[one])[0]
+        return p2p.reweight(mine[None], self.scale[one])[0]
+
+    def itself_of(self, b, mine, theirs):
+        return theirs if self.on(self.itself[b]) else mine
+
+    def __call__(self, maps, to_words):
+        own = maps.unbind(0)
+        rule = self.words_of if to_words else self.itself_of
+        rows = [rule(b, own[b], own[s]) for b, s in enumerate(self.source.tolist())]
+        return torch.stack([*rows, *own[len(rows) :]])
+
+
+class OneStepTooMany(Rowwise):
+    def on(self, share):
+        return self.done <= share
+
+
+class LateSteps(Rowwise):
+    def on(self, share):
+        return self.done >= share
+
+
+class NoScale(Rowwise):
+    def words_of(self, b, mine, theirs):
+        self.scale = torch.ones_like(self.scale)
+        return super().words_of(b, mine, theirs)
+
+
+class ScaleOnlyWhileOn(Rowwise):
+    def words_of(self, b, mine, theirs):
+        return super().words_of(b, mine, theirs) if self.on(self.words[b]) else mine
+
+
+class WordSharesForBoth(Rowwise):
+    def itself_of(self, b, mine, theirs):
+        return theirs if self.on(self.words[b]) else mine
+
+
+class TouchesTheEmptyCaption(Rowwise):
+    def __call__(self, maps, to_words):
+        n = len(self.source)
+        return torch.cat([super(TouchesTheEmptyCaption, self).__call__(half, to_words) for half in maps.split(n)])
+
+
+class Chained(Rowwise):
+    def __call__(self, maps, to_words):
+        rows = list(maps.unbind(0))
+        for b, s in enumerate(self.source.tolist()):
+            rows[b] = (self.words_of if to_words else self.itself_of)(b, rows[b], rows[s])
+        return torch.stack(rows)
+
+
+class InPlaceRows(Rowwise):
+    def __call__(self, maps, to_words):
+        maps[: len(self.source)] = super().__call__(maps, to_words)[: len(self.source)]
+        return maps
+
+
+class CountsSteps(Rowwise):
+    def __call__(self, maps, to_words):
+        self.done += 0.25
+        return super().__call__(maps, to_words)
+
+
+class CutsGradients(Rowwise):
+    def __call__(self, maps, to_words):
+        return super().__call__(maps, to_words).detach()
+
+
 WRONG = {
-    "inject": [inject_transposed, inject_everywhere, inject_without_mapper, inject_swapped, inject_first_row_only],
-    "reweight": [reweight_normalised, reweight_positions, reweight_heads, reweight_squared, reweight_without_sign],
-    "mapper": [mapper_by_position, mapper_transposed, mapper_full_copies, mapper_divides_by_source, mapper_keeps_all, mapper_without_keep],
-    "local_blend": [blend_swapped, blend_one_maximum_for_all_rows, blend_at_least, blend_absolute_threshold, blend_softly, blend_nearest],
-    "inversion_step": [inversion_as_fresh_noise, inversion_levels_exchanged, inversion_without_roots, inversion_divides_by_noise, inversion_from_clean],
+    "inject": [
+        (inject_transposed, "wrong way round"),
+        (inject_everywhere, "keep their own map"),
+        (inject_without_mapper, "as they are"),
+        (inject_swapped, "off by|keep their own"),
+        (inject_first_row_only, "first row"),
+        (lambda m, s, A, k: p2p.inject(m, s.detach(), A, k), "no gradient reaches source_maps"),
+        (lambda m, s, A, k: p2p.inject(m, s, A, k).round(decimals=1), "off by"),
+        (lambda m, s, A, k: p2p.inject(m, s, A, k).float(), "dtype|gradient"),
+        (lambda m, s, A, k: m.copy_(p2p.inject(m, s, A, k)), "changes its argument m"),
+    ],
+    "reweight": [
+        (reweight_normalised, "do not normalise"),
+        (reweight_positions, ""),
+        (reweight_heads, ""),
+        (reweight_squared, "squared"),
+        (reweight_without_sign, "negative"),
+        (lambda m, s: m * s[:, None, None].detach(), "no gradient reaches scale"),
+        (lambda m, s: m.mul_(s[:, None, None]), "changes its argument m"),
+        (lambda m, s: m * s[:1, None, None], "first row"),
+    ],
+    "Controller": [
+        (OneStepTooMany, "one step too many"),
+        (LateSteps, "late steps"),
+        (NoScale, "factors of|own fields"),
+        (ScaleOnlyWhileOn, "off by"),
+        (WordSharesForBoth, "off by"),
+        (TouchesTheEmptyCaption, "empty caption"),
+        (Chained, "as they came in"),
+        (InPlaceRows, "changes its argument maps"),
+        (CountsSteps, "off by|own fields|one step"),
+        (CutsGradients, "no gradient flows"),
+    ],
+    "mapper": [
+        mapper_by_position,
+        (mapper_transposed, "transposed"),
+        (mapper_full_copies, "exactly 1"),
+        (mapper_divides_by_source, "exactly 1"),
+        (mapper_keeps_all, "keep"),
+        mapper_without_keep,
+        (lambda pairs, context=20: p2p.mapper([(sorted(a), sorted(b)) for a, b in pairs], context), "A for the pairs"),
+        (lambda pairs, context=30: p2p.mapper(pairs, context), "20 × 20"),
+    ],
+    "local_blend": [
+        (blend_swapped, "swapped"),
+        (blend_one_maximum_for_all_rows, "one maximum"),
+        (blend_at_least, "0 everywhere"),
+        (blend_absolute_threshold, "heat itself"),
+        (blend_softly, "off by"),
+        (blend_nearest, "repeating pixels"),
+        (lambda z, o, h, threshold=0.5: p2p.local_blend(z, o, h, threshold), "without a threshold"),
+        (lambda z, o, h, threshold=0.4: p2p.local_blend(z.detach(), o, h, threshold), "no gradient reaches z"),
+    ],
+    "inversion_step": [
+        (inversion_as_fresh_noise, "fresh noise"),
+        (inversion_levels_exchanged, "exchanged|nan|off by"),
+        (inversion_without_roots, "roots are missing"),
+        (inversion_divides_by_noise, "nan"),
+        (inversion_from_clean, "clean picture"),
+        (lambda z, e, t, s, c: p2p.inversion_step(z, e.detach(), t, s, c), "no gradient reaches eps"),
+        (lambda z, e, t, s, c: p2p.inversion_step(z, e, t[:1].expand_as(t), s, c), "clean picture"),
+    ],
+}
+
+RIGHT = {
+    "inject": [
+        lambda m, s, A, k: torch.einsum("bhni,bij->bhnj", s, A) * k[:, None, None] + m * (1 - k[:, None, None]),
+        lambda m, s, A, k: torch.where(k.bool().unsqueeze(1).unsqueeze(1), torch.matmul(s, A.unsqueeze(1)), m),
+    ],
+    "reweight": [lambda m, s: torch.einsum("bhnt,bt->bhnt", m, s), lambda m, s: m @ torch.diag_embed(s)[:, None]],
+    "Controller": [Rowwise],
+    "mapper": [
+        lambda pairs, context=20: (
+            sum(
+                (
+                    torch.zeros(context, context).index_put((torch.tensor([i]), torch.tensor([j])), torch.tensor(1 / n))
+                    for a, b in pairs
+                    for i, j, n in ([(i, j, 1) for i, j in zip(a, b)] if len(a) == len(b) else [(i, j, len(b)) for i in a for j in b])
+                ),
+                torch.zeros(context, context),
+            ),
+            torch.tensor([float(any(j in b for _, b in pairs)) for j in range(context)]),
+        )
+    ],
+    "local_blend": [
+        lambda z, o, h, threshold=0.4: o + (z - o) * (enlarged(h, z) > threshold * enlarged(h, z).flatten(1).max(1).values[:, None, None, None]),
+    ],
+    "inversion_step": [
+        lambda z, e, t, s, c: (
+            (at(c.abar, s, z) / at(c.abar, t, z)).sqrt() * z
+            + ((1 - at(c.abar, s, z)).sqrt() - (at(c.abar, s, z) * (1 - at(c.abar, t, z)) / at(c.abar, t, z)).sqrt()) * e
+        )
+    ],
 }
 
 
@@ -161,7 +329,12 @@ def test_wrong_answers_are_refused(name, answer, words):
     refuses(getattr(checks, name), answer, words)
 
 
-@pytest.mark.parametrize("name", list(checks.HINTS))
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
+
+
+@pytest.mark.parametrize("name", [n for n in checks.HINTS if n != "Controller"])
 def test_a_wrong_shape_gets_one_clear_sentence(name):
     def answer(*args):
         out = getattr(p2p, name)(*args)
