@@ -4,8 +4,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Extra arguments for pip: on Linux without an NVIDIA GPU, PIP_ARGS="--extra-index-url ADDRESS" with the address of the CPU
-# builds that pytorch.org's "Get started" page shows saves some gigabytes.
+# Which build of torch a Linux machine gets the first time: TORCH=cpu, TORCH=cuda, or unasked the one that the machine can use.
+# The CPU builds come from PyTorch's own index, as its "Get started" page gives it; where that can't be reached, from the ordinary one.
+TORCH ?=
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Extra arguments for pip.
 PIP_ARGS ?=
 WORKERS ?= 2
 LAB_ARGS ?=
@@ -34,14 +37,15 @@ test: $(VENV)/.test ## everything: lint, unit and oracle tests, all notebooks at
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n$(WORKERS) --dist loadscope $(NBVAL) --ignore=tests/benchmarks --durations=8 $(PYTEST_ARGS) $(TESTS)
 
 notebooks: $(VENV)/.test ## execute the notebooks at the quick profile and store their outputs (LESSONS="clip ddpm" for some)
-	$(COURSE) execute $(LESSONS)
+	$(COURSE) execute --profile quick $(LESSONS)
 
 assignments: $(VENV)/.lab ## write the student edition to build/assignments
 	$(COURSE) assignments
 
-weights: $(VENV)/.lab ## run the lessons at the full profile, which writes data/weights (a GPU, or patience)
-	$(COURSE) run --profile full $(if $(LESSONS),$(LESSONS),--with-weights)
-	$(BIN)/python -m course_utils.data
+# COURSE_WEIGHTS is where weights.save writes and weights.load looks first. The registry follows what was written, also when a later lesson failed.
+weights: $(VENV)/.lab ## run the lessons at the full profile and write data/weights (a GPU, or patience; LESSONS="clip" for some)
+	COURSE_WEIGHTS="$(CURDIR)/data/weights" $(COURSE) run --profile full $(if $(LESSONS),$(LESSONS),--with-weights); \
+	  status=$$?; $(BIN)/python -m course_utils.data && exit $$status
 
 data: $(VENV)/.test ## make the data packs again from their public sources (Debian or Ubuntu, with npm and a network)
 	$(PIP) install -q $(PIP_ARGS) resvg_py fast-simplification
@@ -86,20 +90,45 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not make a virtual environment: on Debian or Ubuntu install it with \`sudo apt install python3-venv\`."; exit 1; }
 
+# $(call install_torch,PIP,CONSTRAINTS): says what it is about to fetch, and fetches it. Only Linux has the choice.
+SIZE_CPU := about 1.5 GB of disk in all (2.5 GB with the tests)
+SIZE_CUDA := about 7 minutes of download and 5.7 GB of disk in all
+define install_torch
+	@build="$(TORCH)"; index=""; system="$$(uname -s)-$$(uname -m)"; \
+	case "$$build" in ""|cpu|cuda) ;; *) echo "TORCH=$$build is not a build of torch: say TORCH=cpu or TORCH=cuda."; exit 1;; esac; \
+	if $(1) install -q --no-index --no-deps -c $(2) torch >/dev/null 2>&1; then exit 0; fi; \
+	if [ "$$build$$system" = Linux-x86_64 ]; then \
+	  if nvidia-smi -L >/dev/null 2>&1; then build=cuda; else build=cpu; \
+	    echo "No NVIDIA driver here (nvidia-smi): the CPU build of PyTorch will do. TORCH=cuda takes the other one."; fi; \
+	fi; \
+	case "$$build$$system" in \
+	cpuLinux*) \
+	  if $(PYTHON) -c "import signal, urllib.request as u; signal.alarm(8); u.urlopen('$(TORCH_CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; then \
+	    index="--index-url $(TORCH_CPU_INDEX)"; \
+	    echo "Fetching PyTorch's CPU build from $(TORCH_CPU_INDEX): $(SIZE_CPU)."; \
+	  else \
+	    echo "PyTorch's index of CPU builds, $(TORCH_CPU_INDEX), can't be reached from here: taking what the ordinary index has."; \
+	    echo "If that is the CUDA build, as on pypi.org: $(SIZE_CUDA)."; \
+	  fi;; \
+	cudaLinux*) echo "Fetching PyTorch's CUDA build: $(SIZE_CUDA). TORCH=cpu takes the CPU build: $(SIZE_CPU).";; \
+	esac; \
+	$(1) install -q $$index $(PIP_ARGS) -c $(2) torch
+endef
+
 # The stamps: pip runs again only when pyproject.toml or constraints.txt is newer.
 $(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch
+	$(call install_torch,$(PIP),constraints.txt)
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[lab]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch
+	$(call install_torch,$(PIP),constraints.txt)
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,oracles]'
 	@touch $(VENV)/.lab $@
 
 .venv-colab/.test: pyproject.toml constraints-colab.txt
 	@$(PYTHON) -m venv .venv-colab
-	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt torch
+	$(call install_torch,.venv-colab/bin/python -m pip,constraints-colab.txt)
 	.venv-colab/bin/python -m pip install -q $(PIP_ARGS) -c constraints-colab.txt -e . scikit-image nbval nbconvert pytest pytest-xdist ipykernel
 	@touch $@
 
