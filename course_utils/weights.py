@@ -1,27 +1,55 @@
-"""Trained weights: small safetensors files in half precision that say how they were made."""
+"""Trained weights: small safetensors files in half precision that say how they were made.
+
+What the course ships (``data/weights``, verified by checksum) is never changed by a learner's session. What a learner trains is kept in a folder of theirs, :func:`folder`.
+A name stands for, in this order: a file in the folder that COURSE_WEIGHTS names, if it is set; what this very session saved; what the course ships; what an earlier session saved.
+So a notebook goes on with what it has just trained, the next session is back at the course's weights, on which later lessons build, and ``own=True`` asks for one's own.
+Authors set COURSE_WEIGHTS=data/weights (`make weights` does): then ``save`` writes there.
+"""
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
+import os
 from pathlib import Path
 
 from . import data
-from .errors import CourseError
+from .errors import CourseError, cannot_write, say
+
+_saved: dict[str, Path] = {}  # what this session saved without naming a folder
 
 
-def file(name: str) -> Path:
-    """Where the weights called ``name`` are, fetched by checksum when this is not a checkout."""
-    return data.path(f"weights/{name}.safetensors")
+def folder() -> Path:
+    """Where ``save`` writes: COURSE_WEIGHTS, or ``trained/`` in the user's cache."""
+    return Path(os.environ.get("COURSE_WEIGHTS") or data.cache() / "trained")
+
+
+def trained() -> list[Path]:
+    """The weights files of the user's own."""
+    return sorted(folder().glob("*.safetensors"))
+
+
+def file(name: str, *, own: bool = False) -> Path:
+    """Where the weights called ``name`` are; see the module's text for which. Those that the course ships are fetched by checksum when this is not a checkout."""
+    mine = folder() / f"{name}.safetensors"
+    if mine.exists() and (own or os.environ.get("COURSE_WEIGHTS")):
+        return mine
+    if own:
+        there = ", ".join(f.stem for f in trained()) or "none yet"
+        raise CourseError(f"There are no weights of your own called {name!r} in {folder()}: {there}.")
+    if name in _saved and _saved[name].exists():
+        return _saved[name]
+    shipped = f"weights/{name}.safetensors"
+    return mine if shipped not in data.registry() and mine.exists() else data.path(shipped)
 
 
 def save(name: str, models, *, folder: str | Path | None = None, half: bool = True, **metadata) -> Path:
-    """Write one model, or a dictionary of them, to ``data/weights/<name>.safetensors``.
+    """Write one model, or a dictionary of them, to ``<name>.safetensors`` in ``folder`` (by default the user's own, :func:`folder`); returns the file.
 
-    ``metadata`` (lesson, profile, seed, steps, metrics ...) is stored with the weights; the date is added.
+    ``metadata`` (lesson, profile, seed, steps, metrics ...) is stored with the weights; the date is added. A file that cannot be written is a CourseError, and an older one stays as it was.
     """
     import torch
-    from safetensors.torch import save_file
 
     tensors = {}
     for prefix, model in _named(models).items():
@@ -32,50 +60,85 @@ def save(name: str, models, *, folder: str | Path | None = None, half: bool = Tr
                     raise CourseError(f"{prefix}{key} is too large for half precision: save with half=False.")
                 value = value.half()
             tensors[prefix + key] = value.clone()
-    target = Path(folder) if folder else data.root() / "weights"
-    target.mkdir(parents=True, exist_ok=True)
     meta = {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0], **metadata}
-    out = target / f"{name}.safetensors"
-    part = out.with_suffix(".part")
-    save_file(tensors, part, metadata={k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()})
-    part.chmod(0o644)  # safetensors writes for the owner alone
-    part.replace(out)
-    if target == data.root() / "weights":
-        data.write_registry()
+    out = _own_folder(folder) / f"{name}.safetensors"
+    _write(out, tensors, {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()})
+    if folder is None:
+        _saved[name] = out
+        later = "" if os.environ.get("COURSE_WEIGHTS") else " This session goes on with these weights; a later one finds them with own=True."
+        say(f"Saved {out}.{later}")
     return out
 
 
-def load(name: str, models, *, folder: str | Path | None = None) -> dict:
-    """Fill one model, or a dictionary of them, from the file; returns its metadata. Every parameter must be there, in the right shape."""
+def _own_folder(named: str | Path | None) -> Path:
+    return Path(named) if named else folder()
+
+
+def _write(out: Path, tensors: dict, meta: dict) -> None:
+    """Write a file whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    part = out.with_suffix(".part")
+    advice = "the model is still in memory, so save it again with folder=..., or set COURSE_CACHE to a folder of your own"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata=meta)
+        part.chmod(0o644)  # safetensors writes for the owner alone
+        part.replace(out)
+    except OSError as e:
+        raise cannot_write(e, advice) or CourseError(f"Cannot write {out} ({e}): {advice}.") from e
+    except SafetensorError as e:
+        raise CourseError(f"Cannot write in {out.parent} ({e}): {advice}.") from e
+
+
+def load(name: str, models, *, folder: str | Path | None = None, own: bool = False) -> dict:
+    """Fill one model, or a dictionary of them, from the file; returns its metadata. Every parameter must be there, in the right shape.
+
+    Meant for a model that was made for this. Where another is still in training, use :func:`stored`.
+    """
     from safetensors.torch import load_file
 
-    source = Path(folder) / f"{name}.safetensors" if folder else file(name)
-    meta = metadata(name, folder=folder)
-    tensors = load_file(source)
+    meta = metadata(name, folder=folder, own=own)
+    tensors = load_file(_source(name, folder, own))
     for prefix, model in _named(models).items():
-        own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        mine = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         try:
-            model.load_state_dict({k: v.to(model.state_dict()[k].dtype) if k in model.state_dict() else v for k, v in own.items()})
+            model.load_state_dict({k: v.to(model.state_dict()[k].dtype) if k in model.state_dict() else v for k, v in mine.items()})
         except RuntimeError as e:
+            detail = str(e).splitlines()[:2][-1].strip()
             raise CourseError(
-                f"The weights {name!r} do not fit this model ({str(e).splitlines()[1].strip()}): "
-                "build it with the configuration that the weights' metadata names."
+                f"The weights {name!r} do not fit this model ({detail}): build it with the configuration that the weights' metadata names."
             ) from e
         model.eval()
     return meta
 
 
-def metadata(name: str, *, folder: str | Path | None = None) -> dict:
+def stored(name: str, like, *, folder: str | Path | None = None, own: bool = False):
+    """Copies of ``like`` (a model, or a dictionary of them) with the stored weights, in eval mode. ``like`` itself, which may still be in training, is left as it is::
+
+    trained = weights.stored("ddpm", like=net)     # net and its optimiser can go on
+    """
+    models = copy.deepcopy(like)
+    load(name, models, folder=folder, own=own)
+    return models
+
+
+def metadata(name: str, *, folder: str | Path | None = None, own: bool = False) -> dict:
     """What the file says about itself, without loading the weights."""
     from safetensors import SafetensorError, safe_open
 
-    source = Path(folder) / f"{name}.safetensors" if folder else file(name)
+    source = _source(name, folder, own)
     try:
         with safe_open(source, framework="np") as f:
             raw = f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise CourseError(f"The weights file {source.name} cannot be read: delete it and fetch it again with `git checkout` or `make weights`.") from e
     return {k: _parse(v) for k, v in raw.items()}
+
+
+def _source(name: str, named: str | Path | None, own: bool) -> Path:
+    return Path(named) / f"{name}.safetensors" if named else file(name, own=own)
 
 
 def _parse(text: str):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..errors import CourseError
+from ..errors import CourseError, cannot_write, plain_console, say, writable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one command; returns the exit status."""
+    plain_console()
     parser = argparse.ArgumentParser(prog="course_utils", description="Tools of the course. Each command has its own --help.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -26,12 +27,12 @@ def main(argv: list[str] | None = None) -> int:
 
     p = sub.add_parser("execute", help="run notebooks in Jupyter's kernel and store their outputs")
     p.add_argument("names", nargs="*", help="lessons (all when none is named)")
-    p.add_argument("--profile", default="quick", choices=("quick", "full"))
+    p.add_argument("--profile", choices=("quick", "full"), help="COURSE_PROFILE, or quick, when it is not given")
     p.set_defaults(call=_execute)
 
     p = sub.add_parser("run", help="run a lesson's code cells as plain Python, without Jupyter (for a bare GPU machine)")
     p.add_argument("names", nargs="*", help="the lesson, or several")
-    p.add_argument("--profile", default="full", choices=("quick", "full"))
+    p.add_argument("--profile", choices=("quick", "full"), help="COURSE_PROFILE, or full, when it is not given")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a field of the lesson's configuration, as in --set steps=100")
     p.add_argument("--figures", default=None, metavar="FOLDER", help="save every figure there as PNG")
     p.add_argument("--with-weights", action="store_true", help="all lessons that write weights")
@@ -57,7 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(args.call(args) or 0)
     except CourseError as e:
-        print(e, file=sys.stderr)
+        say(str(e), file=sys.stderr)
+        return 1
+    except OSError as e:
+        sentence = cannot_write(e)
+        if sentence is None:
+            raise
+        say(str(sentence), file=sys.stderr)
         return 1
 
 
@@ -79,9 +86,13 @@ def _export(args) -> int:
 def _execute(args) -> int:
     import time
 
+    from .. import lesson
+
     notebooks = _module("notebooks")
+    profile = args.profile or lesson.chosen_profile("quick")
     for name in args.names or ["start_here", *notebooks.lessons()]:
-        began = time.time()
-        notebooks.execute(notebooks.find(name), args.profile)
+        began, path = time.time(), notebooks.find(name)
+        writable(path.parent, "the outputs are stored in the notebook, so make its folder writable first")
+        notebooks.execute(path, profile)
         print(f"{name}: {time.time() - began:.0f} s")
     return 0

@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 
-from .. import data, lesson
-from ..errors import CourseError
+from .. import data, lesson, weights
+from ..errors import CourseError, say, writable
+
+FROM_ELSEWHERE = {"stereo"}  # its photograph comes with scikit-image
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def at_least(version: str, floor: str) -> bool:
 
 def software() -> list[Finding]:
     """Python and every package of the course against its floor."""
-    found = [Finding("software", "python", platform.python_version(), sys.version_info >= (3, 10), "Install Python 3.10 or newer.")]
+    which = f"{platform.python_version()} ({sys.executable})"
+    found = [Finding("software", "python", which, sys.version_info >= (3, 10), "Install Python 3.10 or newer.")]
     wanted = floors()
     if not wanted:
         mend = "Run `pip install -e .` in the repository (or `make lab`)."
@@ -60,8 +63,18 @@ def software() -> list[Finding]:
             found.append(Finding("software", package, f"missing (≥ {floor} needed)", False, mend))
             continue
         good = at_least(version, floor)
+        version = _build_of_torch(version) if package == "torch" else version
         found.append(Finding("software", package, version if good else f"{version} (≥ {floor} needed)", good, mend))
     return found
+
+
+def _build_of_torch(version: str) -> str:
+    """The version of torch with the kind of its build: CUDA or CPU only."""
+    try:
+        from torch.version import cuda
+    except ImportError:
+        return version
+    return f"{version.split('+')[0]} ({f'CUDA {cuda} build' if cuda else 'CPU build'})"
 
 
 def machine() -> list[Finding]:
@@ -87,37 +100,72 @@ def machine() -> list[Finding]:
 
 
 def files() -> list[Finding]:
-    """Every data pack and every weights file, by checksum."""
+    """Every data pack and every weights file that the course ships, by checksum."""
     known = data.registry()
+    again = "Restore course_utils/registry.txt from the repository, or install the package again."
     if not known:
-        return [Finding("data", "registry", "missing", False, "Restore course_utils/registry.txt from the repository, or install the package again.")]
+        return [Finding("data", "registry", "missing", False, again)]
     packs: dict[tuple[str, str], list[str]] = {}
     for name in known:
         top, _, rest = name.partition("/")
         packs.setdefault(("weights", rest) if top == "weights" else ("data", top), []).append(name)
-    checkout = data.root().is_dir()
+    return [_pack(group, name, members) for (group, name), members in sorted(packs.items())]
+
+
+def _pack(group: str, name: str, members: list[str]) -> Finding:
+    """One pack or one weights file: where it is, and whether every checksum is right."""
+    here = data.in_checkout() and data.root().is_dir()
+    place = data.root() if here else data.cache()
+    files = {m: place / m for m in members}
+    missing = [m for m, file in files.items() if not file.exists()]
+    damaged = [m for m, file in files.items() if m not in missing and data.sha256(file) != data.registry()[m]]
+    if damaged:
+        mend = (
+            f"Restore it with `git checkout -- data/{damaged[0]}`." if here else f"Delete {files[damaged[0]]}: it is fetched again when a lesson asks for it."
+        )
+        return Finding(group, name, f"{damaged[0]} is damaged (its checksum differs)", False, mend)
+    if missing and here:
+        return Finding(group, name, f"{missing[0]} is missing", False, f"Restore it with `git checkout -- data/{missing[0]}`.")
+    if len(missing) == len(members):
+        return Finding(group, name, "not here; fetched once, by checksum, when a lesson asks for it")
+    size = sum(file.stat().st_size for file in files.values() if file.exists())
+    count = f"{len(members)} file{'s' if len(members) > 1 else ''}" if not missing else f"{len(members) - len(missing)} of {len(members)} files so far"
+    return Finding(group, name, f"{count}, {size / 1e6:.1f} MB, checksums right")
+
+
+def registered() -> list[Finding]:
+    """Does the registry name every pack? (It is short of them when something has overwritten it.)"""
+    tops = {name.partition("/")[0] for name in data.registry()}
+    lost = [pack for pack in data.PACKS if pack not in tops | FROM_ELSEWHERE]
+    mend = "Restore course_utils/registry.txt from the repository, or install the package again."
+    return [Finding("data", "registry", f"lacks {', '.join(lost)}", False, mend)] if lost and data.registry() else []
+
+
+def own_weights() -> list[Finding]:
+    """What was trained on this machine, and whether it can be read; and whether there is room to save more."""
+    if weights.folder().resolve() == (data.root() / "weights").resolve():
+        return []  # an author's session
     found = []
-    for (group, name), members in sorted(packs.items()):
-        missing = [m for m in members if not (data.root() / m).exists()]
-        damaged = [m for m in members if m not in missing and data.sha256(data.root() / m) != known[m]]
-        if damaged:
-            mend = f"Restore it with `git checkout -- data/{damaged[0]}`."
-            found.append(Finding(group, name, f"{damaged[0]} is damaged (its checksum differs)", False, mend))
-        elif missing and checkout:
-            mend = f"Restore it with `git checkout -- data/{missing[0]}`."
-            found.append(Finding(group, name, f"{missing[0]} is missing", False, mend))
-        elif missing:
-            found.append(Finding(group, name, "not here; fetched once, by checksum, when a lesson asks for it"))
-        else:
-            size = sum((data.root() / m).stat().st_size for m in members)
-            count = f"{len(members)} file{'s' if len(members) > 1 else ''}"
-            found.append(Finding(group, name, f"{count}, {size / 1e6:.1f} MB, checksums right"))
+    for file in weights.trained():
+        name = file.stem
+        try:
+            about = weights.metadata(name, folder=file.parent)
+        except CourseError:
+            found.append(Finding("trained here", name, f"{file} cannot be read", False, f"Delete {file} and train it again."))
+            continue
+        shipped = f"weights/{file.name}" in data.registry()
+        use = f'used with weights.load("{name}", ..., own=True)' if shipped else "used by its name"
+        found.append(Finding("trained here", name, f"{about.get('date', 'no date')}, {file.stat().st_size / 1e6:.1f} MB, {use}"))
+    try:
+        writable(weights.folder(), "set COURSE_CACHE to a folder of your own")
+    except CourseError as e:
+        found.append(Finding("trained here", "folder", f"{weights.folder()} cannot be written", False, str(e)))
     return found
 
 
 def examine() -> list[Finding]:
     """The whole report."""
-    return software() + machine() + files()
+    return software() + machine() + registered() + files() + own_weights()
 
 
 def main() -> int:
@@ -128,13 +176,13 @@ def main() -> int:
     for f in found:
         if f.group != group:
             group = f.group
-            print(f"{group}:")
-        print(f"  {'✅' if f.good else '❌'} {f.name.ljust(width)}  {f.value}")
+            say(f"{group}:")
+        say(f"  {'✅' if f.good else '❌'} {f.name.ljust(width)}  {f.value}")
     bad = [f for f in found if not f.good]
     if bad:
-        print("\nTo mend:")
+        say("\nTo mend:")
         for f in bad:
-            print(f"  {f.name}: {f.mend}")
+            say(f"  {f.name}: {f.mend}")
     else:
-        print("\nAll is right: choose a lesson.")
+        say("\nAll is right: choose a lesson.")
     return 1 if bad else 0

@@ -16,7 +16,8 @@ import time
 import traceback
 from pathlib import Path
 
-from ..errors import CourseError
+from .. import lesson
+from ..errors import CourseError, memory_full, writable
 from . import notebooks
 
 _OPTIONAL = ("IPython.display", "ipywidgets", "plotly", "plotly.express", "plotly.graph_objects", "plotly.io", "plotly.subplots", "tqdm", "tqdm.auto")
@@ -118,13 +119,17 @@ def run(path: Path, profile: str, settings: dict | None = None, figures: Path | 
         print(f"Not installed and not needed here: {', '.join(missing)}.")
     import matplotlib.pyplot as plt
 
-    from .. import lesson
-
     shown = _figure_saver(plt, figures)
     pick = lesson.Run.pick
     space = {"__name__": "__main__", "display": _display}
     plt_show, plt.show = plt.show, shown
-    lesson.Run.pick = lambda self, *, quick, full: override(pick(self, quick=quick, full=full), settings or {})
+    chosen = {}
+
+    def overridden(self, *, quick, full):
+        self.config = chosen["config"] = override(pick(self, quick=quick, full=full), settings or {})
+        return self.config
+
+    lesson.Run.pick = overridden
     began = time.time()
     todo = cells(path)
     try:
@@ -136,6 +141,10 @@ def run(path: Path, profile: str, settings: dict | None = None, figures: Path | 
             plt.close("all")
             if time.time() - start > 1:
                 print(f"  [cell {position}, {n} of {len(todo)}: {time.time() - start:.1f} s]", flush=True)
+    except Exception as e:
+        if type(e).__name__ == "OutOfMemoryError":
+            raise CourseError(memory_full(lesson.memory_setting(chosen.get("config"))).replace("restart the kernel and halve", "halve, with --set,")) from e
+        raise
     finally:
         lesson.Run.pick = pick
         plt.show = plt_show
@@ -194,18 +203,22 @@ def main(args) -> int:
     if not names:
         raise CourseError("Name a lesson, as in `python -m course_utils run clip`; `python -m course_utils list` names them.")
     paths = [notebooks.find(name) for name in names]
+    profile = args.profile or lesson.chosen_profile("full")
     if len(names) > 1:
         import subprocess
 
-        more = ["--profile", args.profile, *(x for s in args.set for x in ("--set", s))]
+        more = ["--profile", profile, *(x for s in args.set for x in ("--set", s))]
         more += ["--figures", args.figures] if args.figures else []
         status = 0
         for name in names:
             print(f"== {name}", flush=True)
             status |= subprocess.run([sys.executable, "-m", "course_utils", "run", name, *more]).returncode
         return status
+    figures = Path(args.figures) / names[0] if args.figures else None
+    if figures:
+        writable(figures, "name another folder with --figures")
     try:
-        run(paths[0], args.profile, parsed(args.set), Path(args.figures) / names[0] if args.figures else None)
+        run(paths[0], profile, parsed(args.set), figures)
     except CourseError:
         raise
     except ModuleNotFoundError as e:
