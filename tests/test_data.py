@@ -42,6 +42,17 @@ def test_a_missing_file_without_network(folder, monkeypatch, tmp_path):
         data.path("b.txt")
 
 
+def test_a_cache_that_cannot_be_written(folder, monkeypatch, tmp_path):
+    import pooch
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "cache"))
+
+    monkeypatch.setattr(pooch, "retrieve", refused)
+    with pytest.raises(CourseError, match="Cannot write .*cache .*COURSE_CACHE"):
+        data.path("b.txt")
+
+
 def test_fetching_goes_to_the_repository_by_checksum(folder, monkeypatch, tmp_path):
     import pooch
 

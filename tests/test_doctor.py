@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import re
+import sys
 
 import pytest
 
-from course_utils import data
+from course_utils import data, weights
 from course_utils.authoring import cli as command
 from course_utils.authoring import doctor
 
@@ -41,9 +42,42 @@ def test_a_missing_file(tmp_path, monkeypatch):
 
 def test_without_a_checkout_files_are_fetched_when_needed(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data, "registry", lambda: {"digits/a.bin": "0" * 64})
     (found,) = doctor.files()
     assert found.good and "fetched" in found.value
+
+
+def test_python_and_the_build_of_torch_are_named(monkeypatch):
+    found = {f.name: f.value for f in doctor.software()}
+    assert sys.executable in found["python"] and "build)" in found["torch"]
+
+
+def test_a_registry_that_lost_its_packs(monkeypatch):
+    assert doctor.registered() == []
+    monkeypatch.setattr(data, "registry", lambda: {"weights/clip.safetensors": "0" * 64})
+    (found,) = bad(doctor.registered())
+    assert "lacks emoji, digits" in found.value and "install the package again" in found.mend
+
+
+def test_what_was_trained_here(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.delenv("COURSE_WEIGHTS", raising=False)
+    assert doctor.own_weights() == []
+    for name in ("clip", "mine", "cut"):
+        weights.save(name, torch.nn.Linear(2, 2), folder=tmp_path / "trained")
+    (tmp_path / "trained" / "cut.safetensors").write_bytes(b"cut")
+    found = {f.name: f for f in doctor.own_weights()}
+    assert "own=True" in found["clip"].value and "by its name" in found["mine"].value
+    assert [f.name for f in bad(found.values())] == ["cut"] and "train it again" in found["cut"].mend
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "taken" / "cache"))
+    (found,) = bad(doctor.own_weights())
+    assert "set COURSE_CACHE to a folder of your own" in found.mend
 
 
 def test_an_old_or_missing_package(monkeypatch):

@@ -1,6 +1,9 @@
 """The files that say what to install agree with each other and with the README."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -112,3 +115,90 @@ def test_badges_are_rewritten():
     assert '"course-utils @ git+https://github.com/someone/some-course@v1.2"' in once
     assert "see https://github.com/someone/some-course and https://github.com/openai/CLIP" in once
     assert badges.rewritten(once, here) == once
+
+
+# What `make lab` is about to fetch
+
+FAKE_PIP = """#!/bin/sh
+case "$*" in *--no-index*) exit 1;; esac
+echo "PIP $*"
+"""
+
+
+@pytest.fixture
+def make_setup(tmp_path):
+    """Run `make setup` with a pip that only prints, where the machine has an NVIDIA driver or has none."""
+    if sys.platform != "linux" or not shutil.which("make"):
+        pytest.skip("only Linux has the choice")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    tools = {".venv/bin/python": FAKE_PIP, "driver/nvidia-smi": "#!/bin/sh\nexit 0\n", "none/nvidia-smi": "#!/bin/sh\nexit 9\n", "pc/uname": "#!/bin/sh\n"}
+    tools["pc/uname"] += "[ $1 = -s ] && echo Linux || echo x86_64\n"
+    for name, text in tools.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def run(*args, driver=False):
+        (tmp_path / ".venv" / ".lab").unlink(missing_ok=True)
+        path = os.pathsep.join([str(tmp_path / ("driver" if driver else "none")), str(tmp_path / "pc"), os.environ["PATH"]])
+        command = ["make", "-s", "setup", f"PYTHON={sys.executable}", *args]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path, "MAKEFLAGS": ""})
+
+    return run
+
+
+@pytest.fixture
+def cpu_index(tmp_path):
+    """A server that stands for PyTorch's index of CPU builds."""
+    import functools
+    import http.server
+    import threading
+
+    (tmp_path / "index" / "torch").mkdir(parents=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path / "index")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def torch_line(done):
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith("PIP") and x.endswith(" torch")]
+    return line
+
+
+@pytest.mark.parametrize("asked", ["", "cpu"])
+def test_without_a_driver_the_cpu_build_is_taken_and_said(make_setup, cpu_index, asked):
+    done = make_setup(f"TORCH_CPU_INDEX={cpu_index}", f"TORCH={asked}")
+    assert f"--index-url {cpu_index} -c constraints.txt torch" in torch_line(done)
+    assert "1.5 GB" in done.stdout and ("No NVIDIA driver" in done.stdout) == (asked == "")
+
+
+def test_where_the_cpu_index_cannot_be_reached_the_ordinary_one_is_taken_and_said(make_setup):
+    done = make_setup("TORCH_CPU_INDEX=http://127.0.0.1:9", "TORCH=cpu")
+    assert "--index-url" not in torch_line(done)
+    assert "can't be reached" in done.stdout and "5.7 GB" in done.stdout
+
+
+@pytest.mark.parametrize("driver, asked", [(True, ""), (False, "cuda"), (True, "cuda")])
+def test_the_cuda_build(make_setup, cpu_index, driver, asked):
+    done = make_setup(f"TORCH_CPU_INDEX={cpu_index}", f"TORCH={asked}", driver=driver)
+    assert "--index-url" not in torch_line(done) and "5.7 GB" in done.stdout and "TORCH=cpu" in done.stdout
+
+
+def test_a_build_that_does_not_exist(make_setup):
+    done = make_setup("TORCH=rocm")
+    assert done.returncode and "TORCH=cpu or TORCH=cuda" in done.stdout and "PIP" not in done.stdout
+
+
+@pytest.mark.parametrize("name", readme.WORDS)
+def test_the_readmes_say_what_make_says(name):
+    text, make = (ROOT / name).read_text(encoding="utf8"), (ROOT / "Makefile").read_text(encoding="utf8")
+    for said in ("https://download.pytorch.org/whl/cpu", "1.5 GB", "2.5 GB", "5.7 GB"):
+        assert said in text and said in make
+    assert "git clone --depth 1" in text and "TORCH=cpu" in text

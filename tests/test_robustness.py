@@ -84,15 +84,214 @@ def test_an_unknown_lesson_on_the_command_line(capsys):
     assert "'clop'" in one_sentence(capsys.readouterr().err.strip())
 
 
-def test_a_bad_seed_or_device(monkeypatch):
-    monkeypatch.setenv("COURSE_SEED", "seven")
+@pytest.mark.parametrize("value", ["seven", "-1", "--5", "4294967296", "²", "1.5", "1_000", "٣", "9" * 400])
+def test_a_bad_seed(value, monkeypatch):
+    monkeypatch.setenv("COURSE_SEED", value)
     with pytest.raises(CourseError) as e:
         lesson.start("clip")
-    assert "whole number" in one_sentence(e.value)
+    assert "COURSE_SEED=" in one_sentence(e.value) and "from 0 to 4294967295" in str(e.value)
+
+
+@pytest.mark.parametrize("value, seed", [("0", 0), (" 7 ", 7), ("007", 7), ("4294967295", 2**32 - 1), ("", 3), ("  ", 3)])
+def test_a_good_seed(value, seed, monkeypatch):
+    monkeypatch.setenv("COURSE_SEED", value)
+    run = lesson.start("clip", seed=3)
+    assert run.seed == seed and run.generator(1).initial_seed() == seed + 1
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, 1.5, "7", None])
+def test_a_bad_seed_in_the_call(value, monkeypatch):
+    monkeypatch.delenv("COURSE_SEED", raising=False)
+    with pytest.raises(CourseError) as e:
+        lesson.start("clip", seed=value)
+    assert f"seed={value!r} is not a seed" in one_sentence(e.value)
+
+
+def test_a_bad_device(monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", "warp")
     with pytest.raises(CourseError) as e:
         lesson.best_device()
     assert "'warp'" in one_sentence(e.value)
+
+
+@pytest.mark.parametrize(
+    "given, variable, used", [([], "quick", "quick"), ([], " Full ", "full"), ([], None, "full"), (["--profile", "full"], "quick", "full")]
+)
+def test_the_variable_decides_where_run_is_told_nothing(given, variable, used, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run_notebook, "run", lambda path, profile, *rest: seen.append(profile))
+    monkeypatch.setenv("COURSE_PROFILE", variable) if variable else monkeypatch.delenv("COURSE_PROFILE")
+    assert command.main(["run", "clip", *given]) == 0 and seen == [used]
+
+
+@pytest.mark.parametrize("variable, used", [("full", "full"), ("quick", "quick"), (None, "quick")])
+def test_the_variable_decides_where_execute_is_told_nothing(variable, used, monkeypatch):
+    seen = []
+    monkeypatch.setattr(notebooks, "execute", lambda path, profile: seen.append(profile))
+    monkeypatch.setenv("COURSE_PROFILE", variable) if variable else monkeypatch.delenv("COURSE_PROFILE")
+    assert command.main(["execute", "clip"]) == 0 and seen == [used]
+
+
+def test_a_wrong_variable_stops_the_commands_too(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_PROFILE", "fast")
+    for name in ("run", "execute"):
+        assert command.main([name, "clip"]) == 1
+        assert "quick or full" in one_sentence(capsys.readouterr().err.strip())
+
+
+def test_a_string_is_not_a_list_of_captions():
+    assert errors.as_list(("a", "b")) == ["a", "b"] and errors.as_list(x for x in "ab") == ["a", "b"]
+    with pytest.raises(CourseError) as e:
+        errors.as_list("a red heart", "captions")
+    assert "captions is a list" in one_sentence(e.value) and "['a red heart']" in str(e.value)
+
+
+# A device that is not the CPU
+
+
+def test_tf32_is_off_after_start_and_can_be_turned_on(python):
+    code = """
+    import warnings
+    warnings.simplefilter("error")
+    import torch
+    from course_utils import lesson
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    flags = lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    lesson.start("clip")
+    print(flags())
+    lesson.allow_tf32()
+    print(flags())
+    """
+    done = python(textwrap.dedent(code))
+    assert done.stdout.splitlines()[-2:] == ["(False, False)", "(True, True)"], done.stderr
+    assert "TF32" not in done.stdout, "said on a GPU only"
+
+
+def test_tf32_is_spoken_of_on_a_gpu(monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(lesson, "best_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert lesson.start("clip").device.type == "cuda"
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "TF32" in x]
+    assert "lesson.allow_tf32() turns it on" in line
+
+
+# Every place that asks for the kind of device, with how many times: such a branch cannot be tried without the device, so there are few, and each has a reason.
+BRANCHES = {
+    "course_utils/lesson.py": 3,  # two sentences of lesson.start, the device's name
+    "notebooks/2_generative/04_latent_diffusion.ipynb": 2,  # which clock measures a step; wait for the GPU before reading it
+    "notebooks/3_3d_understanding/06_nerf.ipynb": 1,  # wait for the GPU before reading the clock
+}
+
+
+def test_branches_on_the_kind_of_device_are_few_and_named():
+    import re
+
+    asked = re.compile(r"""\.type\s*[!=]=|\.type\s+(?:not\s+)?in\b|\.is_cuda\b|cuda\.is_available\(\)|==\s*['"](?:cuda|cpu|mps)['"]""")
+    found = {}
+    for file in sorted([*(ROOT / "course_utils").rglob("*.py"), *(ROOT / "notebooks").rglob("*.ipynb")]):
+        if file.suffix == ".ipynb":
+            code = "\n".join(notebooks.source(c) for c in notebooks.read(file)["cells"] if c["cell_type"] == "code")
+        else:
+            code = file.read_text(encoding="utf8")
+        if "lessons" in file.parts or "authoring" in file.parts:
+            continue  # generated from the notebooks; no part of a lesson
+        lines = [x for x in code.splitlines() if asked.search(x) and "cuda.is_available() else" not in x]
+        if lines:
+            found[file.relative_to(ROOT).as_posix()] = len(lines)
+    assert {k: n for k, n in found.items() if n > BRANCHES.get(k, 0)} == {}, "a new branch on the device: is there a way without it? If not, name it here"
+
+
+def test_the_setting_to_halve_is_named():
+    from dataclasses import dataclass
+
+    @dataclass
+    class Config:
+        steps: int = 10
+        batch: int = 64
+        ae_batch: int = 8
+
+    assert lesson.memory_setting(Config()) == "cfg.batch (now 64) or cfg.ae_batch (now 8)"
+    assert lesson.memory_setting(None) == "the sizes in cfg"
+
+
+FULL = "import torch\nraise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')"
+
+
+def test_out_of_memory_in_a_notebook_and_in_run(tmp_path):
+    """The lesson's line has asked IPython to show it as one sentence; `run` says it too."""
+    setup = "from course_utils import lesson\nfrom types import SimpleNamespace as Config\nrun = lesson.start('clip')\n"
+    setup += "cfg = run.pick(quick=Config(batch=64), full=Config(batch=640))"
+    code = f"from IPython.testing.globalipapp import start_ipython\nshell = start_ipython()\nshell.run_cell({setup!r})\nr = shell.run_cell({FULL!r})\nprint(r.success)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
+    assert "halve cfg.batch (now 64)" in done.stdout and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("False")
+    with pytest.raises(CourseError) as e:
+        run_notebook.run(notebook(tmp_path, setup, FULL), "quick")
+    assert "cfg.batch (now 64)" in one_sentence(e.value)
+
+
+# Consoles and folders
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "cp1252", "ascii", "utf-8"])
+def test_every_command_prints_on_any_console(encoding):
+    """✅ · → are not in every encoding: no command stops for want of a character."""
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"}
+    code = """
+    import sys
+    from course_utils.authoring import cli
+    for args in (["doctor"], ["list"], ["scoreboard"], ["scoreboard", "--check"], ["badges", "--check"], ["export", "--check"]):
+        cli.main(args)
+    print("DONE")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, env=env, cwd=ROOT, timeout=240)
+    out = done.stdout.decode(encoding)
+    assert done.returncode == 0 and out.rstrip().endswith("DONE"), done.stderr.decode(encoding, "replace")
+    assert ("✅ torch" in out) == (encoding == "utf-8") and ("[ok] torch" in out) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "cp1252", "ascii"])
+def test_a_lesson_prints_on_any_console(encoding):
+    code = """
+    from course_utils import check, hint, lesson
+    run = lesson.start("clip")
+    check("clip.info_nce", lambda *a: None)
+    hint("clip.info_nce")
+    print("✅ · → 한국어")
+    run.score()
+    print("DONE")
+    """
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "CI": "", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, env=env, cwd=ROOT, timeout=120)
+    out = done.stdout.decode(encoding)
+    assert out.rstrip().endswith("DONE"), done.stderr.decode(encoding, "replace")
+    assert "[x] clip.info_nce: " in out
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """A file in the way of the folder stands for a read-only place: root may write anywhere else."""
+    (tmp_path / "taken").write_text("")
+    assert command.main(["assignments", "--out", str(tmp_path / "taken" / "out")]) == 1
+    assert "Cannot write" in one_sentence(capsys.readouterr().err.strip())
+    assert command.main(["run", "clip", "--figures", str(tmp_path / "taken" / "out")]) == 1
+    assert "--figures" in one_sentence(capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("name", ["gallery", "execute", "assignments"])
+def test_a_read_only_checkout(name, monkeypatch, capsys):
+    from pathlib import Path
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for method in ("mkdir", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, method, refused)
+    monkeypatch.setattr(errors.os, "access", lambda *a, **k: False)
+    monkeypatch.setattr(notebooks, "execute", lambda *a: pytest.fail("a run that cannot be stored must not begin"))
+    assert command.main([name]) == 1
+    assert "Cannot write" in one_sentence(capsys.readouterr().err.strip())
 
 
 # Checks
@@ -226,7 +425,7 @@ def test_gpu_out_of_memory_is_one_sentence():
 
     with pytest.raises(CourseError) as e, errors.gpu_memory("cfg.batch"):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB ...\nmore")
-    assert "lower cfg.batch" in one_sentence(e.value)
+    assert "halve cfg.batch" in one_sentence(e.value)
     with pytest.raises(ValueError), errors.gpu_memory():
         raise ValueError("anything else passes through")
 
