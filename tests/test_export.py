@@ -1,6 +1,7 @@
 """The generated modules: importable, free of side effects, and made only of what the notebooks export."""
 
 import ast
+import json
 
 import pytest
 from conftest import ROOT
@@ -50,3 +51,64 @@ def test_check_reports_drift_and_changes_nothing(tmp_path, monkeypatch, capsys):
     assert name in capsys.readouterr().out and not list(tmp_path.iterdir())
     assert command.main(["export", name]) == 0 and (tmp_path / f"{name}.py").exists()
     assert command.main(["export", name, "--check"]) == 0
+
+
+def made(tmp_path, *cells):
+    folder = tmp_path / "9_made_up"
+    folder.mkdir(exist_ok=True)
+    file = folder / "01_made_up.ipynb"
+    stored = [{"cell_type": "code", "metadata": {"tags": ["export"]}, "source": c} for c in cells]
+    file.write_text(json.dumps({"cells": stored}), encoding="utf8")
+    return file
+
+
+MODULE = '''"""Generated from notebooks/9_made_up/01_made_up.ipynb by `python -m course_utils export`. Do not edit: change the notebook."""
+
+import math
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.lessons.clip import BPE, CLIP, embed
+
+
+SIZE = 3
+
+
+def f( x ):  # as the notebook has it
+    return x
+
+
+class A:
+    pass
+'''
+
+
+def test_imports_come_together_and_cells_stay_as_they_are(tmp_path):
+    file = made(
+        tmp_path,
+        "import torch\nimport torch.nn.functional as F\nfrom course_utils.lessons.clip import embed\n\nSIZE = 3\n\n\ndef f( x ):  # as the notebook has it\n    return x",
+        "from torch import nn\nimport torch\nimport re, math\n",
+        "from torch import Tensor\nfrom collections import defaultdict, Counter\nfrom course_utils.lessons.clip import (\n    CLIP,\n    BPE,\n)\nimport numpy as np\n\nclass A:\n    pass\n",
+    )
+    assert export.module_text(file) == MODULE
+
+
+def test_a_long_import_is_wrapped(tmp_path):
+    names = [f"a_rather_long_name_{i}" for i in range(10)]
+    text = export.module_text(made(tmp_path, f"from torch import {', '.join(names)}"))
+    assert "from torch import (\n    a_rather_long_name_0,\n" in text and max(map(len, text.splitlines())) <= 160
+    compile(text, "made_up", "exec")
+
+
+def test_the_bytes_do_not_depend_on_a_formatter(tmp_path, monkeypatch):
+    """No other program is started: the modules are the same where ruff is missing."""
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("export starts a program"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert export.export(check=True) == []

@@ -1,11 +1,14 @@
 """From notebook to module: cells tagged ``export`` become ``course_utils/lessons/<lesson>.py``.
 
-The notebook is the only source. ``python -m course_utils export`` writes the modules, ``--check`` says which are out of step.
+The notebook is the only source. ``python -m course_utils export`` writes the modules, ``--check`` says which are out of step. A module is a docstring, the cells' leading
+imports put together in one order, and the cells as they stand: no formatter is asked, so the bytes are the same on every machine.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 from ..errors import CourseError
@@ -21,13 +24,12 @@ def module_text(notebook: Path) -> str:
     imports, bodies = [], []
     for part in parts:
         head, body = _split_imports(part)
-        imports += [line for line in head if line not in imports]
+        imports += head
         if body:
             bodies.append(body)
     origin = f"{notebook.parent.name}/{notebook.name}"
-    header = f'"""Generated from notebooks/{origin} by `python -m course_utils export`. Do not edit: change the notebook."""\n\n'
-    text = header + "\n".join(imports) + "\n\n\n" + "\n\n\n".join(bodies) + "\n"
-    return _format(text)
+    header = f'"""Generated from notebooks/{origin} by `python -m course_utils export`. Do not edit: change the notebook."""'
+    return "\n\n\n".join(["\n\n".join(filter(None, [header, import_block(imports)])), *bodies]) + "\n"
 
 
 def _clean(code: str) -> str:
@@ -38,35 +40,50 @@ def _clean(code: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def _split_imports(code: str) -> tuple[list[str], str]:
-    """Leading import statements (and comments above them stay with the body)."""
-    import ast
-
-    lines = code.splitlines()
+def _split_imports(code: str) -> tuple[list[ast.stmt], str]:
+    """(leading import statements, the rest of the cell)."""
     head, last = [], 0
     for node in ast.parse(code).body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             break
-        head.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+        head.append(node)
         last = node.end_lineno
-    return head, "\n".join(lines[last:]).strip("\n")
+    return head, "\n".join(code.splitlines()[last:]).strip("\n")
 
 
-def _format(text: str) -> str:
-    """ruff's import order and format when ruff is there (it is with the dev extra), else the text as it is."""
-    import shutil
-    import subprocess
-    import sys
+def import_block(nodes: list[ast.stmt]) -> str:
+    """Import statements as one block: standard library, other packages, the course; each module once, names in order."""
+    whole = {(alias.name, alias.asname) for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names: dict[str, set] = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names.setdefault("." * node.level + (node.module or ""), set()).update((alias.name, alias.asname) for alias in node.names)
+    lines = [(_section(module), 0, module, f"import {_spelled(module, alias)}") for module, alias in whole]
+    lines += [(_section(module), 1, module, _from(module, found)) for module, found in names.items()]
+    sections = {line[0]: [] for line in sorted(lines)}
+    for section, _, _, text in sorted(lines):
+        sections[section].append(text)
+    return "\n\n".join("\n".join(texts) for texts in sections.values())
 
-    beside = Path(sys.executable).with_name("ruff")
-    ruff = str(beside) if beside.exists() else shutil.which("ruff")
-    if not ruff:
-        return text
-    name = str(LESSONS / "generated.py")
-    for command in (["check", "--select", "I", "--fix", "--quiet", "--stdin-filename", name, "-"], ["format", "--quiet", "--stdin-filename", name, "-"]):
-        done = subprocess.run([ruff, *command], input=text, capture_output=True, text=True)
-        text = done.stdout or text
-    return text
+
+def _section(module: str) -> int:
+    top = module.partition(".")[0]
+    return 0 if top == "__future__" else 1 if top in sys.stdlib_module_names else 3 if top in {"", "course_utils"} else 2
+
+
+def _spelled(name: str, alias: str | None) -> str:
+    return f"{name} as {alias}" if alias else name
+
+
+def _kind(name: str) -> int:
+    return 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+
+
+def _from(module: str, names: set) -> str:
+    """``from module import A, b``: constants, classes, functions, each in the order of the alphabet; on several lines where one would be long."""
+    spelled = [_spelled(*pair) for pair in sorted(names, key=lambda pair: (_kind(pair[0]), pair[0], pair[1] or ""))]
+    line = f"from {module} import {', '.join(spelled)}"
+    return line if len(line) <= 160 else f"from {module} import (\n" + "".join(f"    {name},\n" for name in spelled) + ")"
 
 
 def export(names: list[str] | None = None, check: bool = False) -> list[str]:

@@ -102,7 +102,9 @@ def patchify(x: torch.Tensor, patch: int) -> torch.Tensor:
     return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """q, k, v (..., T, d) → (..., T, d). ``mask`` (T, T) is True where row i may look at column j."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, T)
     if mask is not None:
@@ -223,7 +225,9 @@ class ResNet(nn.Module):
     def __init__(self, width: int = 32, embed: int = 128):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.stages = nn.Sequential(Residual(width, width), Residual(width, 2 * width, 2), Residual(2 * width, 4 * width, 2))
+        self.stages = nn.Sequential(
+            Residual(width, width), Residual(width, 2 * width, 2), Residual(2 * width, 4 * width, 2)
+        )
         self.project = nn.Linear(4 * width, embed, bias=False)
 
     def forward(self, x):
@@ -276,7 +280,9 @@ def describe(name: str, keywords: list[str], group: str) -> str:
     return " ".join([name, group, *keywords[:6]])
 
 
-def random_caption(name: str, keywords: list[str], group: str, language: str, rng: np.random.Generator) -> str:
+def random_caption(
+    name: str, keywords: list[str], group: str, language: str, rng: np.random.Generator
+) -> str:
     """The name, or the name with some further words, or these words alone; now and then inside a template."""
     some = [group] * (rng.random() < 0.5) + list(rng.permutation(keywords)[: rng.integers(1, 7)])
     kind = rng.random()
@@ -292,12 +298,20 @@ def augment(x: torch.Tensor, generator: torch.Generator | None = None, strength:
         return (torch.rand(*shape, generator=generator) * 2 - 1).to(x.device)
 
     angle, zoom = 0.2 * s * uniform(B), torch.exp(0.18 * s * uniform(B, 2))
-    turn = torch.stack([angle.cos() * zoom[:, 0], -angle.sin(), angle.sin(), angle.cos() * zoom[:, 1]], 1).view(B, 2, 2)
+    turn = torch.stack(
+        [angle.cos() * zoom[:, 0], -angle.sin(), angle.sin(), angle.cos() * zoom[:, 1]], 1
+    ).view(B, 2, 2)
     affine = torch.cat([turn, 0.16 * s * uniform(B, 2, 1)], 2)  # (B, 2, 3)
-    x = 1 - F.grid_sample(1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)  # white outside
+    x = 1 - F.grid_sample(
+        1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False
+    )  # white outside
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * (1 + 0.2 * s * uniform(B, 1, 1, 1))
-    x = 0.5 + (x - 0.5) * (1 + 0.125 * s * uniform(B, 1, 1, 1) + 0.04 * s * uniform(B, 3, 1, 1)) + 0.04 * s * uniform(B, 1, 1, 1)
+    x = (
+        0.5
+        + (x - 0.5) * (1 + 0.125 * s * uniform(B, 1, 1, 1) + 0.04 * s * uniform(B, 3, 1, 1))
+        + 0.04 * s * uniform(B, 1, 1, 1)
+    )
     kernel = torch.tensor([1.0, 2.0, 1.0], device=x.device)
     kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
     blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
@@ -312,7 +326,9 @@ class Batches:
         self.styles, self.batch, self.queue = styles, batch, []
         self.pictures = [s.tensor(device) for s in styles]
         self.groups = {"en": styles[0].groups_en, "ko": styles[0].groups_ko}
-        self.row = [{int(i): n for n, i in enumerate(s.index)} for s in styles]  # row of the pack → position in the style
+        self.row = [
+            {int(i): n for n, i in enumerate(s.index)} for s in styles
+        ]  # row of the pack → position in the style
         variants = Counter(styles[0].concept)
         weight = np.array([variants[c] ** -0.5 for c in styles[0].concept])
         self.even = weight / weight.sum()
@@ -348,7 +364,9 @@ def recall_at_k(similarity: torch.Tensor, k: int) -> float:
 
 
 @torch.no_grad()
-def embed(model: "CLIP", pictures: torch.Tensor | None = None, captions: list[str] | None = None, batch: int = 500) -> torch.Tensor:
+def embed(
+    model: "CLIP", pictures: torch.Tensor | None = None, captions: list[str] | None = None, batch: int = 500
+) -> torch.Tensor:
     """Unit vectors (N, E) of pictures (N, 3, S, S) or of captions, in batches, in eval mode; the model's mode is put back."""
     mode = model.training
     model.eval()

@@ -146,7 +146,10 @@ class ControlNet(TextUNet):
         super().__init__(**shape)
         del self.up, self.norm_out, self.conv_out
         widths = [self.conv_in.out_channels]  # of each skip, then of the middle
-        widths += [part.out_channels if isinstance(part, Downsample) else part.res.conv2.out_channels for part in self.down]
+        widths += [
+            part.out_channels if isinstance(part, Downsample) else part.res.conv2.out_channels
+            for part in self.down
+        ]
         self.look = condition_encoder(condition, look, widths[0])
         self.zeros = nn.ModuleList([zero_conv(w) for w in (*widths, widths[-1])])
 
@@ -244,8 +247,12 @@ def pen(strokes):
             last = None
             continue
         if len(point) != 2 or point[0] not in "ABCDEFGHI" or point[1] not in "123456789":
-            raise ValueError(f"{word!r} is no point: a letter A to I and a digit 1 to 9, as in E5, or E5*2 for a circle.")
-        here = np.array([4 + 7 * (int(point[1]) - 1), 4 + 7 * (ord(point[0]) - ord("A"))], float)  # row, column
+            raise ValueError(
+                f"{word!r} is no point: a letter A to I and a digit 1 to 9, as in E5, or E5*2 for a circle."
+            )
+        here = np.array(
+            [4 + 7 * (int(point[1]) - 1), 4 + 7 * (ord(point[0]) - ord("A"))], float
+        )  # row, column
         if radius:
             angle = np.linspace(0, 2 * np.pi, 400)[:, None]
             line, here = here + 7 * float(radius) * np.concatenate([np.sin(angle), np.cos(angle)], 1), None

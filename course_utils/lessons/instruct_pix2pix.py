@@ -14,6 +14,7 @@ from course_utils.lessons.ddpm import ddim_sample, denoising_loss
 from course_utils.lessons.latent_diffusion import load_latent_diffusion
 from course_utils.lessons.prompt_to_prompt import plan, sample_side_by_side
 
+
 ATTRIBUTES = {
     "tone": ("", "light", "medium-light", "medium", "medium-dark", "dark"),
     "gender": ("", "man", "woman"),
@@ -48,10 +49,16 @@ def find_edits(pack):
                 family[plain].append(other)
         for plain, others in family.items():
             rows = [plain, *others]  # alike but for this attribute
-            found += [(kind, label[b], s * n + a, s * n + b) for a in rows for b in rows if a != b for s in (0, 1)]
-    found += [("style", "Twemoji", i, n + i) for i in range(n)] + [("style", "Noto", n + i, i) for i in range(n)]
+            found += [
+                (kind, label[b], s * n + a, s * n + b) for a in rows for b in rows if a != b for s in (0, 1)
+            ]
+    found += [("style", "Twemoji", i, n + i) for i in range(n)] + [
+        ("style", "Noto", n + i, i) for i in range(n)
+    ]
     kind, value, before, after = zip(*found)
-    return Edits(np.array(kind, dtype=object), np.array(value, dtype=object), np.array(before), np.array(after))
+    return Edits(
+        np.array(kind, dtype=object), np.array(value, dtype=object), np.array(before), np.array(after)
+    )
 
 
 SAYS = {  # the last wording of each list is held out
@@ -111,7 +118,9 @@ class Judge(nn.Module):
     def says(self, x, kinds):
         """The value that each picture shows of the attribute named beside it: (B, 3, S, S), B names -> B strings."""
         logits = self(x.to(self.net.project.weight.device))
-        return np.array([ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)], dtype=object)
+        return np.array(
+            [ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)], dtype=object
+        )
 
 
 def labels(edits, n):
@@ -182,7 +191,9 @@ def clip_scores(clip, before, after, captions_before, captions_after):
 
 def widen(conv, extra):
     """A copy of an nn.Conv2d with ``extra`` further input channels, whose weights are zero (Brooks et al. 2023, section 3.2)."""
-    wide = nn.Conv2d(conv.in_channels + extra, conv.out_channels, conv.kernel_size, conv.stride, conv.padding).to(conv.weight)
+    wide = nn.Conv2d(
+        conv.in_channels + extra, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    ).to(conv.weight)
     with torch.no_grad():
         wide.weight.zero_()
         wide.weight[:, : conv.in_channels] = conv.weight
@@ -235,7 +246,9 @@ def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=2.0, steps=20, seed=0):
         raise TypeError("instructions is a list of strings, one for each picture.")
     z, generator = ld.encode(pictures), torch.Generator().manual_seed(seed)
     model = editing_model(unet, z, ld.words(instructions), ld.words([""]), s_I, s_T)
-    return ld.decode(ddim_sample(model, z.shape, steps, ld.schedule, clip=False, generator=generator, device=ld.device)).cpu()
+    return ld.decode(
+        ddim_sample(model, z.shape, steps, ld.schedule, clip=False, generator=generator, device=ld.device)
+    ).cpu()
 
 
 def draw_chances(edits, concept, shares=(("tone", 0.4), ("gender", 0.2), ("style", 0.35), ("facing", 0.05))):
@@ -243,7 +256,9 @@ def draw_chances(edits, concept, shares=(("tone", 0.4), ("gender", 0.2), ("style
     chance = np.zeros(len(edits))
     for kind, share in shares:
         rows = np.flatnonzero(edits.kind == kind)
-        _, which, count = np.unique(concept[edits.before[rows]].astype(str), return_inverse=True, return_counts=True)
+        _, which, count = np.unique(
+            concept[edits.before[rows]].astype(str), return_inverse=True, return_counts=True
+        )
         chance[rows] = count[which] ** -0.5
         chance[rows] *= share / max(chance[rows].sum(), 1e-9)
     return chance / chance.sum()

@@ -8,15 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.lessons.clip import CLIP, embed, load_clip
-from course_utils.lessons.ddpm import (
-    Downsample,
-    ResBlock,
-    Schedule,
-    Upsample,
-    ddim_sample,
-    make_schedule,
-    time_embedding,
-)
+from course_utils.lessons.ddpm import Downsample, ResBlock, Schedule, Upsample, ddim_sample, make_schedule, time_embedding
 
 
 def psnr(x, y):
@@ -151,8 +143,12 @@ def dead_leaves(n, size=64, shapes=16, generator=None):
     for _ in range(shapes):
         angle = 2 * math.pi * rand(5)
         normal, centre = torch.stack([angle.cos(), angle.sin()], -1), 2.2 * rand(2) - 1.1  # (n, 5, 2), (n, 2)
-        away = torch.einsum("nec,nchw->nehw", normal, p - centre[..., None, None])  # distance along each of five normals
-        inside = (away < ((0.1 + 0.9 * rand(1) ** 2) * (0.4 + 0.6 * rand(5)))[..., None, None]).all(1, keepdim=True)
+        away = torch.einsum(
+            "nec,nchw->nehw", normal, p - centre[..., None, None]
+        )  # distance along each of five normals
+        inside = (away < ((0.1 + 0.9 * rand(1) ** 2) * (0.4 + 0.6 * rand(5)))[..., None, None]).all(
+            1, keepdim=True
+        )
         colour = rand(3)[..., None, None] + (rand(3) - 0.5)[..., None, None] * away[:, :1]
         x = torch.where(inside, colour, x)
     return x.clamp(0, 1)
@@ -202,7 +198,9 @@ def text_states(clip, captions, context=20):
 
 def cross_attention(x, c, w_q, w_k, w_v, heads):
     """Positions x (B, N, D) read words c (B, T, E). Weights: w_q (D, D), w_k and w_v (E, D). Returns (B, N, D), before any output layer."""
-    q, k, v = (h.unflatten(-1, (heads, -1)).transpose(1, 2) for h in (x @ w_q, c @ w_k, c @ w_v))  # (B, heads, N or T, d)
+    q, k, v = (
+        h.unflatten(-1, (heads, -1)).transpose(1, 2) for h in (x @ w_q, c @ w_k, c @ w_v)
+    )  # (B, heads, N or T, d)
     share = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)  # (B, heads, N, T)
     return (share @ v).transpose(1, 2).flatten(2)
 
@@ -227,7 +225,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x, context=None):
         context = x if context is None else context
-        h = self.attend(self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context)))
+        h = self.attend(
+            self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context))
+        )
         return self.to_out(h.transpose(1, 2).flatten(2))
 
 
@@ -356,7 +356,9 @@ def guided(unet, c, none, style, w, **more):
         if w == 1:
             return unet(z, t, c, style, **more)
         twice = {k: [torch.cat([r, r]) for r in v] for k, v in more.items()}
-        both = unet(torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none]), torch.cat([style, style]), **twice)
+        both = unet(
+            torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none]), torch.cat([style, style]), **twice
+        )
         return guide(*both.chunk(2), w)
 
     return model
@@ -412,7 +414,9 @@ def load_latent_diffusion(device="cpu"):
     weights.load("latent_diffusion", parts)
     for part in parts.values():
         part.to(device).eval().requires_grad_(False)
-    return LatentDiffusion(**parts, clip=load_clip(device), schedule=make_schedule(told["schedule"]), device=device)
+    return LatentDiffusion(
+        **parts, clip=load_clip(device), schedule=make_schedule(told["schedule"]), device=device
+    )
 
 
 @torch.no_grad()

@@ -105,7 +105,9 @@ def merge(model):
     for name, layer in wrapped(model).items():
         before[name] = layer.linear.weight.clone()
         for update, strength in layer.active:
-            layer.linear.weight.copy_(merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength))
+            layer.linear.weight.copy_(
+                merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength)
+            )
         layer.active = []
     return before
 

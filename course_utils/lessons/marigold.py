@@ -12,7 +12,9 @@ from course_utils.lessons.latent_diffusion import LatentDiffusion, PlainAttentio
 
 def normalise_depth(depth, low=0.02, high=0.98):
     """Depths (B, 1, H, W) -> [-1, 1]: each map's ``low`` quantile goes to -1, its ``high`` quantile to 1, what lies beyond is clipped (Ke et al. 2024)."""
-    near, far = (torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))  # (B, 1, 1, 1)
+    near, far = (
+        torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high)
+    )  # (B, 1, 1, 1)
     return ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1)
 
 
@@ -122,7 +124,9 @@ def ensemble(maps, rounds=5):
         aligned = torch.stack([align(d, middle, known) for d in maps])
     middle = aligned.median(0).values
     spread = (aligned - middle).abs().median(0).values
-    return stretch(middle), spread / (middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)).clamp(min=1e-6)
+    return stretch(middle), spread / (
+        middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)
+    ).clamp(min=1e-6)
 
 
 def disagreement(aligned, weight=0.02):
@@ -206,7 +210,11 @@ class Rounded(nn.Module):
         for key, w in own.items():
             if not key.endswith("/top"):
                 top = own.get(key + "/top")
-                out[key.replace("/", ".")] = w.float() if top is None else w.float() * (top.float() / 127).reshape(-1, *[1] * (w.ndim - 1))
+                out[key.replace("/", ".")] = (
+                    w.float()
+                    if top is None
+                    else w.float() * (top.float() / 127).reshape(-1, *[1] * (w.ndim - 1))
+                )
         return out
 
 

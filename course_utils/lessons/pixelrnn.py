@@ -36,7 +36,9 @@ class LogisticChain(nn.Module):
 def nats(net, x, batch=10):
     """Negative log-likelihood of each picture, in nats, (B,) on the CPU. x: (B, 1, H, W). Small batches stay in a processor's cache."""
     device = next(net.parameters()).device
-    return torch.cat([-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)])
+    return torch.cat(
+        [-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)]
+    )
 
 
 def causal_mask(kind, kh, kw):
@@ -66,7 +68,9 @@ def head(width):
 def residual_block(width):
     """PixelCNN's block, without the skip: (B, 2 width, H, W) -> the same (PixelRNN, fig. 5, left)."""
     squeeze, spread = nn.Conv2d(2 * width, width, 1), nn.Conv2d(width, 2 * width, 1)
-    return nn.Sequential(nn.ReLU(), squeeze, nn.ReLU(), MaskedConv2d("B", width, width, 3, 3), nn.ReLU(), spread)
+    return nn.Sequential(
+        nn.ReLU(), squeeze, nn.ReLU(), MaskedConv2d("B", width, width, 3, 3), nn.ReLU(), spread
+    )
 
 
 class PixelCNN(nn.Module):
@@ -88,7 +92,11 @@ class PixelCNN(nn.Module):
 
 def reach(net, row, column, size=15, pictures=8):
     """Mean |gradient| of the logit at (row, column) with respect to each pixel of a size × size picture, (size, size); 0 where it sees nothing."""
-    x = torch.rand(pictures, 1, size, size, generator=torch.Generator().manual_seed(0)).to(next(net.parameters())).requires_grad_()
+    x = (
+        torch.rand(pictures, 1, size, size, generator=torch.Generator().manual_seed(0))
+        .to(next(net.parameters()))
+        .requires_grad_()
+    )
     grad = torch.autograd.grad(net(x)[:, 0, row, column].sum(), x)[0]
     return grad.abs().mean(0)[0].cpu()
 
@@ -137,7 +145,9 @@ class GatedPixelCNN(nn.Module):
     def __init__(self, width=16, layers=5):
         super().__init__()
         self.rows = layers + 4
-        self.layers = nn.ModuleList([GatedLayer(1, width, 7, True)] + [GatedLayer(width, width) for _ in range(layers - 1)])
+        self.layers = nn.ModuleList(
+            [GatedLayer(1, width, 7, True)] + [GatedLayer(width, width) for _ in range(layers - 1)]
+        )
         self.head = head(width)
 
     def forward(self, x):
@@ -180,7 +190,9 @@ def skew(x):
     """Row r moves right by r: (..., H, W) -> (..., H, H + W - 1), zeros elsewhere (PixelRNN, fig. 3)."""
     *n, H, W = x.shape
     padded = F.pad(x, (0, H)).reshape(*n, H * (W + H))  # rows of W + H, read as one line
-    return padded[..., : H * (W + H - 1)].reshape(*n, H, W + H - 1)  # each row starts one place later than the last
+    return padded[..., : H * (W + H - 1)].reshape(
+        *n, H, W + H - 1
+    )  # each row starts one place later than the last
 
 
 def unskew(x):
@@ -196,7 +208,9 @@ class DiagonalBiLSTM(nn.Module):
         super().__init__()
         self.rows = None
         self.first = MaskedConv2d("A", 1, width, 7, 7)
-        self.weight = nn.Parameter(torch.empty(2, 3 * width, 4 * width).uniform_(-1, 1) / width**0.5)  # from input, h left, h above
+        self.weight = nn.Parameter(
+            torch.empty(2, 3 * width, 4 * width).uniform_(-1, 1) / width**0.5
+        )  # from input, h left, h above
         self.bias = nn.Parameter(torch.zeros(2, 1, 4 * width))
         self.head = head(width)
         nn.init.ones_(self.bias[..., width : 2 * width])
@@ -213,8 +227,12 @@ class DiagonalBiLSTM(nn.Module):
             def rows(v, a, b, top=top, bottom=bottom):  # rows a .. b - 1 of a state, with 0 beyond the border
                 return F.pad(v, (0, 0, 0, 0, top - a, b - bottom))
 
-            z = torch.cat([column[:, lo:hi], rows(h, lo, hi), rows(h, lo - 1, hi - 1)], 3)  # input, left, above
-            gates = torch.baddbmm(self.bias, z.reshape(2, -1, 3 * D), self.weight).reshape(2, hi - lo, B, 4 * D)
+            z = torch.cat(
+                [column[:, lo:hi], rows(h, lo, hi), rows(h, lo - 1, hi - 1)], 3
+            )  # input, left, above
+            gates = torch.baddbmm(self.bias, z.reshape(2, -1, 3 * D), self.weight).reshape(
+                2, hi - lo, B, 4 * D
+            )
             h, c = lstm(gates, rows(c, lo, hi), 3)
             top, bottom = lo, hi
             out.append(F.pad(h, (0, 0, 0, 0, lo, H - hi)))

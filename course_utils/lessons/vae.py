@@ -63,7 +63,9 @@ class Judge(nn.Module):
 
 def coverage(real, drawn, k=5):
     """Share of real points whose k-nearest-neighbour ball holds a drawn one (Naeem et al. 2020, eq. 9). (N, D), (M, D) -> float."""
-    radius = torch.cdist(real, real).topk(k + 1, largest=False).values[:, -1]  # the nearest is the point itself
+    radius = (
+        torch.cdist(real, real).topk(k + 1, largest=False).values[:, -1]
+    )  # the nearest is the point itself
     return (torch.cdist(drawn, real) <= radius).any(0).double().mean().item()
 
 
