@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def __getattr__(name: str):
-    if name in PACKS:  # data.emoji(...) is course_utils.packs.emoji.emoji(...)
+    if name in (*PACKS, "picture"):  # data.emoji(...) is course_utils.packs.emoji.emoji(...)
         return getattr(importlib.import_module(f".packs.{name}", __package__), name)
     raise AttributeError(f"There is no data pack {name!r}: the packs are {', '.join(PACKS)}.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import re
@@ -91,23 +90,13 @@ def _tidy(output: dict) -> dict | None:
 
 
 def _small_png(text) -> str:
-    """A base64 PNG as a 256-colour palette where that changes next to nothing (charts, shaded meshes) and is much smaller; else as it is."""
-    import numpy as np
-    from PIL import Image
+    """A base64 PNG with a palette where that is much smaller; else as it is."""
+    from ..show.style import with_palette
 
     text = "".join(text)
     if not text.startswith("iVBORw0KGgo"):  # the first bytes of every PNG
         return text
-    raw = base64.b64decode(text)
-    image = Image.open(io.BytesIO(raw))
-    if image.mode == "P" or (image.mode == "RGBA" and image.getextrema()[3][0] < 255):
-        return text
-    rgb = image.convert("RGB")
-    small = rgb.quantize(256, dither=Image.Dither.NONE)
-    out = io.BytesIO()
-    small.save(out, "PNG", optimize=True)
-    changed = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(rgb, float)).mean()  # of 255
-    return base64.b64encode(out.getvalue()).decode() if changed < 0.6 and out.tell() < 0.6 * len(raw) else text
+    return base64.b64encode(with_palette(base64.b64decode(text))).decode()
 
 
 def _no_paths(text: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
-from ..errors import CourseError
-from .style import emit, png
+from ..errors import CourseError, say
+from . import style
+from .style import emit, in_notebook, pixels, png, still
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -24,18 +24,15 @@ def play(fn, **controls):
     if missing:
         raise CourseError(f"show.play needs a starting value for {missing[0]!r}: give the function's parameter a default.")
     values = {k: defaults.get(k, _first_value(c)[1]) for k, c in controls.items()}
-    png, text = _drawn(fn, values)
-    bundle = {"image/png": base64.b64encode(png).decode(), "text/plain": text or "<picture with controls>"}
-    try:
-        import ipywidgets as widgets
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None  # noqa: E731
-    if get_ipython() is None:
-        print(bundle["text/plain"])
+    first, text = _drawn(fn, values)
+    data, about = still(first, text or "<picture with controls>")
+    if not in_notebook():
+        say(data["text/plain"])
         return
+    import ipywidgets as widgets
+
     panel = {k: widgets.interactive.widget_from_abbrev(c, values[k]) for k, c in controls.items()}
-    picture, words = widgets.Image(value=png, format="png"), widgets.HTML(_pre(text))
+    picture, words = widgets.Image(format="png"), widgets.HTML(_pre(text))
     for name, widget in panel.items():
         if not getattr(widget, "description", ""):
             widget.description = name
@@ -44,18 +41,24 @@ def play(fn, **controls):
         if hasattr(widget, "continuous_update"):
             widget.continuous_update = False
 
+    def put(raw):
+        width, height = pixels(raw)
+        picture.value, picture.width, picture.height = raw, str(width // style.DENSITY), str(height // style.DENSITY)
+
     def redraw(change):
         try:
-            picture.value, printed = _drawn(fn, {k: w.value for k, w in panel.items()})
+            raw, printed = _drawn(fn, {k: w.value for k, w in panel.items()})
+            put(raw)
             words.value = _pre(printed)
         except Exception as e:  # shown beside the picture: a widget's callback has no cell to fail
             words.value = _pre(f"{type(e).__name__}: {e}")
 
+    put(first)
     for widget in panel.values():
         widget.observe(redraw, names="value")
     box = widgets.VBox([*panel.values(), picture, words])
-    bundle[WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
-    emit(bundle)
+    data[WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    emit((data, about))
 
 
 def _first_value(control):
@@ -83,11 +86,12 @@ def _drawn(fn, values: dict) -> tuple[bytes, str]:
     plt.close("all")
     printed = io.StringIO()
     backend_show, plt.show = plt.show, lambda *a, **k: None
+    style.collecting = True
     try:
         with contextlib.redirect_stdout(printed):
             result = fn(**values)
     finally:
-        plt.show = backend_show
+        plt.show, style.collecting = backend_show, False
     fig = result if hasattr(result, "savefig") else plt.gcf()
     return png(fig), printed.getvalue().strip()
 

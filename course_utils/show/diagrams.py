@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .style import COLORS, TINT, finish
+from .style import COLORS, TINT, finish, label
 
 _PART_COLORS = {1: "blue", 2: "orange", 3: "green", 4: "purple"}
 
@@ -26,16 +26,16 @@ def diagram(boxes: dict, arrows, title: str | None = None, size: tuple | None = 
         x, y = at[name]
         style = "round,pad=0.02,rounding_size=0.12"
         ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=style, fc=TINT[color], ec=COLORS[color], lw=1.4, zorder=2))
-        ax.text(x, y, box[0], ha="center", va="center", fontsize=9, zorder=3)
+        ax.text(x, y, label(box[0]), ha="center", va="center", fontsize=9, zorder=3)
     for arrow in arrows:
-        a, b, label = arrow[0], arrow[1], arrow[2] if len(arrow) > 2 else ""
-        dashed, label = label.startswith("~"), label.lstrip("~")
+        a, b, text = arrow[0], arrow[1], arrow[2] if len(arrow) > 2 else ""
+        dashed, text = text.startswith("~"), text.lstrip("~")
         start, end = _edges(at[a], at[b], width, height)
         style = {"arrowstyle": "-|>", "color": "#444a52", "lw": 1.3, "ls": "--" if dashed else "-", "shrinkA": 1, "shrinkB": 1}
         ax.annotate("", end, start, arrowprops=style, zorder=1)
-        if label:
-            ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.07, label, ha="center", va="bottom", fontsize=8, color="#444a52", zorder=4)
-    ax.set(xlim=(min(xs) - width * 0.62, max(xs) + width * 0.62), ylim=(min(ys) - height * 0.9, max(ys) + height * 0.9), title=title or "")
+        if text:
+            ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.07, label(text), ha="center", va="bottom", fontsize=8, color="#444a52", zorder=4)
+    ax.set(xlim=(min(xs) - width * 0.62, max(xs) + width * 0.62), ylim=(min(ys) - height * 0.9, max(ys) + height * 0.9), title=label(title or ""))
     ax.set_aspect("equal")
     ax.axis("off")
     return finish(fig)
@@ -51,7 +51,7 @@ def _edges(p, q, width, height):
     return (p[0], p[1] + s * height / 2), (q[0], q[1] - s * height / 2)
 
 
-def course_map(size: tuple[float, float] = (9.2, 6.6)):
+def course_map(size: tuple[float, float] = (13.0, 8.2)):
     """The map of the course: one box a lesson, one row of boxes a part, an arrow from each lesson to those that build on it (arrows that follow from others
     are left out). Lessons that stand are filled, planned ones dashed.
     """
@@ -66,7 +66,7 @@ def course_map(size: tuple[float, float] = (9.2, 6.6)):
         own = [x for x in every.values() if x.part == part]
         for i, lesson in enumerate(own):
             at[lesson.name] = (i, -1.75 * part.number)
-    width, height = 0.86, 0.62
+    width, height = 0.9, 0.66
     fig, ax = plt.subplots(figsize=size)
     for lesson in every.values():
         for need in lesson.needs:
@@ -82,7 +82,7 @@ def course_map(size: tuple[float, float] = (9.2, 6.6)):
                 down = y1 < y0
                 start, end = (x0, y0 - height / 2 if down else y0 + height / 2), (x1, y1 + height / 2 if down else y1 - height / 2)
                 bend = 0.12
-            style = {"arrowstyle": "-|>", "mutation_scale": 9, "lw": 1.1, "alpha": 0.75, "color": color, "shrinkA": 0, "shrinkB": 0}
+            style = {"arrowstyle": "-|>", "mutation_scale": 11, "lw": 1.1, "alpha": 0.75, "color": color, "shrinkA": 0, "shrinkB": 0}
             ax.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", zorder=1, **style))
     for lesson in every.values():
         x, y = at[lesson.name]
@@ -93,13 +93,13 @@ def course_map(size: tuple[float, float] = (9.2, 6.6)):
             FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=box, fc=face, ec=edge, lw=1.2, ls="-" if done else (0, (3, 2)), zorder=2)
         )
         words = f"{lesson.number}\n" + lesson.short
-        ax.text(x, y, words, ha="center", va="center", fontsize=6.6, color="white" if done else "#3a4047", weight="bold" if done else "normal", zorder=3)
+        ax.text(x, y, words, ha="center", va="center", fontsize=9, color="white" if done else "#3a4047", weight="bold" if done else "normal", zorder=3)
     for part in curriculum.parts():
         ax.text(
             -width / 2,
             -1.75 * part.number + 0.47,
             f"Part {part.number} · {part.title}",
-            fontsize=9.5,
+            fontsize=12,
             weight="bold",
             color=COLORS[_PART_COLORS[part.number]],
             zorder=4,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-
-from .style import COLORS, SEQUENTIAL, array, emit, finish, png
+from ..errors import say
+from .style import COLORS, DPI, SEQUENTIAL, array, emit, finish, in_notebook, label, png, still
 
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -53,7 +52,7 @@ def mesh(V, F, color="#b9c4d0", title: str | None = None, up: str = "y", still: 
 
     fig, ax = plt.subplots(figsize=(4, 4))
     draw_mesh(ax, V, F, color, azimuth, elevation, up)
-    ax.set_title(title or "")
+    ax.set_title(label(title or ""))
     if still:
         return finish(fig)
     import numpy as np
@@ -64,6 +63,24 @@ def mesh(V, F, color="#b9c4d0", title: str | None = None, up: str = "y", still: 
     lighting = {"ambient": 0.55, "diffuse": 0.6, "specular": 0.1}
     part = go.Mesh3d(x=P[:, 0], y=P[:, 1], z=P[:, 2], i=T[:, 0], j=T[:, 1], k=T[:, 2], flatshading=True, lighting=lighting, **paint)
     _plotly([part], title, png(fig), azimuth, elevation)
+
+
+def mesh_snapshot(V, F, color="#8fa9c9", azimuth=30, elevation=15, up="y", centre=None, half: float | None = None, size: int = 192, background="white"):
+    """A small square picture (size, size, 3) in 0..1 of a mesh, for animations: the camera looks at ``centre`` (of the mesh, or (3,)) and sees ``half`` to each side (units of V)."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    V = array(V).astype(float)
+    low, high = V.min(0), V.max(0)
+    x, y = (view_matrix(azimuth, elevation, up) @ ((low + high) / 2 if centre is None else array(centre)))[:2]
+    half = half or 0.52 * float(np.linalg.norm(high - low))
+    fig = plt.figure(figsize=(size / DPI, size / DPI), dpi=DPI, facecolor=background, layout="none")
+    ax = draw_mesh(fig.add_axes((0, 0, 1, 1)), V, F, color, azimuth, elevation, up)
+    ax.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
+    fig.canvas.draw()
+    picture = np.asarray(fig.canvas.buffer_rgba())[..., :3] / 255
+    plt.close(fig)
+    return picture
 
 
 def points(P, color=None, title: str | None = None, up: str = "z", size: float = 2.0, still: bool = False, azimuth: float = 30, elevation: float = 20):
@@ -80,7 +97,7 @@ def points(P, color=None, title: str | None = None, up: str = "z", size: float =
     ax.scatter(Q[order, 0], Q[order, 1], s=size * 2, c=c if isinstance(c, str) else c[order], linewidths=0, **scale)
     ax.set_aspect("equal")
     ax.axis("off")
-    ax.set_title(title or "")
+    ax.set_title(label(title or ""))
     if still:
         return finish(fig)
     import plotly.graph_objects as go
@@ -113,7 +130,7 @@ def cameras(K, R, t, size=(64, 64), points=None, scale: float = 0.3, title: str 
         ax.scatter(*(array(points) @ view.T)[:, :2].T, s=2, color=COLORS["orange"])
     ax.set_aspect("equal")
     ax.axis("off")
-    ax.set_title(title or "")
+    ax.set_title(label(title or ""))
     if still:
         return finish(fig)
     import plotly.graph_objects as go
@@ -145,13 +162,9 @@ def _plotly(parts, title, png: bytes, azimuth: float, elevation: float) -> None:
     scene = {"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "camera": {"eye": eye}}
     margin = {"l": 0, "r": 0, "t": 30 if title else 0, "b": 0}
     fig = go.Figure(parts, {"scene": scene, "margin": margin, "width": 480, "height": 420, "title": title, "showlegend": False, "template": "none"})
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None  # noqa: E731
-    if get_ipython() is None:
-        print(f"<3D view{': ' + title if title else ''}>")
+    if not in_notebook():
+        say(f"<3D view{': ' + title if title else ''}>")
     elif "plotly_mimetype" in (pio.renderers.default or ""):
-        emit({PLOTLY: fig.to_plotly_json() | {"config": {}}, "image/png": base64.b64encode(png).decode(), "text/plain": "<3D view>"})
+        emit(still(png, "<3D view>", **{PLOTLY: fig.to_plotly_json() | {"config": {}}}))
     else:
         fig.show()
