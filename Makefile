@@ -29,7 +29,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --nbval-saniti
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
-lab: $(VENV)/.lab ## open the course in JupyterLab (sets up .venv the first time)
+lab: $(VENV)/.lab ## open the course in JupyterLab (sets up .venv the first time; TORCH=cpu or TORCH=cuda)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 test: $(VENV)/.test ## everything: lint, unit and oracle tests, all notebooks at the quick profile
