@@ -223,5 +223,5 @@ def test_a_lesson_in_a_real_browser(page, lab, tmp_path):
         page.wait_for_selector(".js-plotly-plot canvas", timeout=30_000)
 
     # Nobody else was asked for anything, but for the picture of the Colab badge in the title.
-    outside = [u for u in page.asked if u != badges.BADGE and not u.startswith((lab, lab.replace("http", "ws"), "data:", "blob:"))]
+    outside = [u for u in page.asked if u not in (badges.READ, badges.PRACTISE) and not u.startswith((lab, lab.replace("http", "ws"), "data:", "blob:"))]
     assert len(page.asked) > 20 and outside == []

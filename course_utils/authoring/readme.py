@@ -12,12 +12,14 @@ from . import badges, notebooks
 
 WORDS = {
     "README.md": {
-        "headers": ("", "lesson", "", "time (2 cores · GPU)", "measured at the quick profile, on held-out data"),
+        "headers": ("", "lesson", "", "time (read and solve · 2 cores · GPU)", "measured at the quick profile, on held-out data"),
+        "study": "{} min",
         "planned": "planned",
         "part": "Part {number} · {title}",
     },
     "README.ko.md": {
-        "headers": ("", "강의", "", "시간 (CPU 2코어 · GPU)", "quick 프로파일, 학습에 쓰지 않은 데이터에서 잰 값"),
+        "headers": ("", "강의", "", "시간 (읽고 풀기 · CPU 2코어 · GPU)", "quick 프로파일, 학습에 쓰지 않은 데이터에서 잰 값"),
+        "study": "{}분",
         "planned": "예정",
         "part": "{number}부 · {korean}",
     },
@@ -32,12 +34,6 @@ def _block(text: str, name: str, content: str) -> str:
     return text[: found.start()] + f"<!-- {name} -->\n{content}\n<!-- /{name} -->" + text[found.end() :]
 
 
-def _time(entry: dict) -> str:
-    seconds = entry.get("seconds", {})
-    spell = lambda s: "–" if not s else f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min"  # noqa: E731
-    return f"{spell(seconds.get('quick'))} · {spell(seconds.get('full'))}" if seconds else "–"
-
-
 def lessons_table(file: str) -> str:
     """The table of lessons in Markdown, one table a part."""
     words, where, board = WORDS[file], badges.origin(), scoreboard.lessons()
@@ -50,9 +46,10 @@ def lessons_table(file: str) -> str:
                 continue
             title = lesson.korean if file.endswith("ko.md") else lesson.title
             if lesson.status == "ready":
-                badge = f"[![Open in Colab]({badges.BADGE})]({badges.colab(lesson.path, where)})"
-                headline = scoreboard.headline(lesson.name)
-                out.append(f"| {lesson.number} | [{title}]({lesson.path}) | {badge} | {_time(board[lesson.name])} | {headline} |")
+                seconds = board[lesson.name].get("seconds", {})
+                study = badges.study_minutes(notebooks.read(badges.root() / lesson.path))
+                time = f"{words['study'].format(study)} · {badges.spell(seconds.get('quick'))} · {badges.spell(seconds.get('full'))}"
+                out.append(f"| {lesson.number} | [{title}]({lesson.path}) | {badges.both(lesson.path, where)} | {time} | {scoreboard.headline(lesson.name)} |")
             else:
                 out.append(f"| {lesson.number} | {title} | | | {words['planned']} |")
         out.append("")

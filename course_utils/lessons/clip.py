@@ -34,10 +34,7 @@ def train_bpe(texts: list[str], n_merges: int) -> tuple[list[tuple[str, str]], l
     """Byte-pair encoding (Sennrich et al. 2016) on characters: the merges in order, and the letters to start from."""
     corpus = [(spelling(w), n) for w, n in Counter(w for t in texts for w in words(t)).items()]
     letters = sorted({s for symbols, _ in corpus for s in symbols})
-    counts, where = (
-        Counter(),
-        defaultdict(dict),
-    )  # pair → how often, pair → in which words (a dict keeps the order)
+    counts, where = (Counter(), defaultdict(dict))  # pair → how often, pair → in which words (a dict keeps the order)
     for i, (symbols, n) in enumerate(corpus):
         for pair in zip(symbols, symbols[1:]):
             counts[pair] += n
@@ -67,14 +64,7 @@ class Tokenizer:
     def __init__(self, merges, letters, context: int = 20):
         self.merges, self.letters, self.context = [tuple(m) for m in merges], list(letters), context
         self.rank = {pair: i for i, pair in enumerate(self.merges)}
-        self.vocabulary = [
-            "<pad>",
-            "<unknown>",
-            "<start>",
-            "<end>",
-            *self.letters,
-            *(a + b for a, b in self.merges),
-        ]
+        self.vocabulary = ["<pad>", "<unknown>", "<start>", "<end>", *self.letters, *(a + b for a, b in self.merges)]
         self.id = {token: i for i, token in enumerate(self.vocabulary)}
         self.known: dict[str, list[str]] = {}  # words already cut
 
@@ -102,9 +92,7 @@ def patchify(x: torch.Tensor, patch: int) -> torch.Tensor:
     return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
 
 
-def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """q, k, v (..., T, d) → (..., T, d). ``mask`` (T, T) is True where row i may look at column j."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, T)
     if mask is not None:
@@ -145,13 +133,7 @@ class ImageTransformer(nn.Module):
     """CLIP's vision Transformer: pictures (B, 3, S, S) → embeddings (B, E), not yet of length one."""
 
     def __init__(
-        self,
-        size: int = 32,
-        patch: int = 8,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
-        embed: int = 128,
+        self, size: int = 32, patch: int = 8, width: int = 128, layers: int = 4, heads: int = 4, embed: int = 128
     ):
         super().__init__()
         self.patch = patch
@@ -280,9 +262,7 @@ def describe(name: str, keywords: list[str], group: str) -> str:
     return " ".join([name, group, *keywords[:6]])
 
 
-def random_caption(
-    name: str, keywords: list[str], group: str, language: str, rng: np.random.Generator
-) -> str:
+def random_caption(name: str, keywords: list[str], group: str, language: str, rng: np.random.Generator) -> str:
     """The name, or the name with some further words, or these words alone; now and then inside a template."""
     some = [group] * (rng.random() < 0.5) + list(rng.permutation(keywords)[: rng.integers(1, 7)])
     kind = rng.random()
@@ -298,9 +278,7 @@ def augment(x: torch.Tensor, generator: torch.Generator | None = None, strength:
         return (torch.rand(*shape, generator=generator) * 2 - 1).to(x.device)
 
     angle, zoom = 0.2 * s * uniform(B), torch.exp(0.18 * s * uniform(B, 2))
-    turn = torch.stack(
-        [angle.cos() * zoom[:, 0], -angle.sin(), angle.sin(), angle.cos() * zoom[:, 1]], 1
-    ).view(B, 2, 2)
+    turn = torch.stack([angle.cos() * zoom[:, 0], -angle.sin(), angle.sin(), angle.cos() * zoom[:, 1]], 1).view(B, 2, 2)
     affine = torch.cat([turn, 0.16 * s * uniform(B, 2, 1)], 2)  # (B, 2, 3)
     x = 1 - F.grid_sample(
         1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False

@@ -125,12 +125,7 @@ def condition_encoder(channels, widths, out):
     """(B, channels, H, W) -> (B, out, H/f, W/f), f = 2^(len(widths) - 1), by 3×3 convolutions (Zhang et al. 2023, section 3.2); the last starts at zero."""
     parts = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
     for a, b in zip(widths, widths[1:]):
-        parts += [
-            nn.Conv2d(a, a, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(a, b, 3, stride=2, padding=1),
-            nn.SiLU(),
-        ]
+        parts += [nn.Conv2d(a, a, 3, padding=1), nn.SiLU(), nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()]
     net = nn.Sequential(*parts, nn.Conv2d(widths[-1], out, 3, padding=1))
     for part in net[::2]:
         nn.init.kaiming_normal_(part.weight)  # keeps the size of the features from layer to layer
@@ -147,8 +142,7 @@ class ControlNet(TextUNet):
         del self.up, self.norm_out, self.conv_out
         widths = [self.conv_in.out_channels]  # of each skip, then of the middle
         widths += [
-            part.out_channels if isinstance(part, Downsample) else part.res.conv2.out_channels
-            for part in self.down
+            part.out_channels if isinstance(part, Downsample) else part.res.conv2.out_channels for part in self.down
         ]
         self.look = condition_encoder(condition, look, widths[0])
         self.zeros = nn.ModuleList([zero_conv(w) for w in (*widths, widths[-1])])
@@ -227,13 +221,7 @@ def sample_controlled(ld, control, captions, condition, style=1, w=2.0, scale=1.
     noise = torch.Generator().manual_seed(seed)
     return ld.decode(
         ddim_sample(
-            model,
-            (len(captions), 4, 16, 16),
-            steps,
-            ld.schedule,
-            clip=False,
-            generator=noise,
-            device=ld.device,
+            model, (len(captions), 4, 16, 16), steps, ld.schedule, clip=False, generator=noise, device=ld.device
         )
     )
 
@@ -250,9 +238,7 @@ def pen(strokes):
             raise ValueError(
                 f"{word!r} is no point: a letter A to I and a digit 1 to 9, as in E5, or E5*2 for a circle."
             )
-        here = np.array(
-            [4 + 7 * (int(point[1]) - 1), 4 + 7 * (ord(point[0]) - ord("A"))], float
-        )  # row, column
+        here = np.array([4 + 7 * (int(point[1]) - 1), 4 + 7 * (ord(point[0]) - ord("A"))], float)  # row, column
         if radius:
             angle = np.linspace(0, 2 * np.pi, 400)[:, None]
             line, here = here + 7 * float(radius) * np.concatenate([np.sin(angle), np.cos(angle)], 1), None

@@ -140,9 +140,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x):
         B, C, H, W = x.shape
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = (
-            self.qkv(h).reshape(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, HW, head_dim)
+        q, k, v = self.qkv(h).reshape(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, HW, head_dim)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return x + self.out(h).transpose(1, 2).reshape(B, C, H, W)
 
@@ -185,9 +183,7 @@ class UNet(nn.Module):
     H and W must be divisible by patch · 2^(len(widths) - 1). widths, attention: one a resolution, from high to low.
     """
 
-    def __init__(
-        self, channels=3, widths=(32, 64, 96), layers=1, attention=(False, True, True), patch=2, **block
-    ):
+    def __init__(self, channels=3, widths=(32, 64, 96), layers=1, attention=(False, True, True), patch=2, **block):
         super().__init__()
         self.patch, self.width, c, time_dim = patch, widths[0], widths[0], 4 * widths[0]
         self.time_mlp = nn.Sequential(nn.Linear(c, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))

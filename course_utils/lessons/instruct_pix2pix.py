@@ -49,56 +49,57 @@ def find_edits(pack):
                 family[plain].append(other)
         for plain, others in family.items():
             rows = [plain, *others]  # alike but for this attribute
-            found += [
-                (kind, label[b], s * n + a, s * n + b) for a in rows for b in rows if a != b for s in (0, 1)
-            ]
-    found += [("style", "Twemoji", i, n + i) for i in range(n)] + [
-        ("style", "Noto", n + i, i) for i in range(n)
-    ]
+            found += [(kind, label[b], s * n + a, s * n + b) for a in rows for b in rows if a != b for s in (0, 1)]
+    found += [("style", "Twemoji", i, n + i) for i in range(n)] + [("style", "Noto", n + i, i) for i in range(n)]
     kind, value, before, after = zip(*found)
-    return Edits(
-        np.array(kind, dtype=object), np.array(value, dtype=object), np.array(before), np.array(after)
-    )
+    return Edits(np.array(kind, dtype=object), np.array(value, dtype=object), np.array(before), np.array(after))
 
 
-SAYS = {  # the last wording of each list is held out
-    ("tone", "en"): [
-        "make the skin {}", "change the skin tone to {}", "give it {} skin", "{} skin", "paint the skin {}", "skin tone: {}",
-        "the skin should be {}", "use {} skin", "turn the skin {}", "I want {} skin",
-    ],
-    ("tone", "ko"): [
-        "피부를 {} 해 줘", "피부색을 {} 바꿔 줘", "피부를 {} 만들어 줘", "피부색을 {} 해 줘", "살색을 {} 바꿔 줘", "피부를 {} 칠해 줘",
-    ],
-    ("gender", "en"): [
-        "change to a {}", "make it a {}", "turn the person into a {}", "show a {}", "draw a {} instead", "this should be a {}",
-        "turn it into a {}", "replace the person with a {}",
-    ],
-    ("gender", "ko"): ["{}로 바꿔 줘", "{}로 만들어 줘", "{}로 해 줘", "이 사람을 {}로 바꿔 줘", "{}로 그려 줘"],
-    ("facing", "en"): ["turn it to the {}", "make it look {}", "rotate it to the {}", "let it face {}"],
-    ("facing", "ko"): ["{}을 보게 해 줘", "{}으로 돌려 줘", "{}을 향하게 해 줘"],
-    ("style", "en"): [
-        "draw it as {}", "change the style to {}", "make it look like {}", "in the style of {}", "redraw it as {}", "convert it to {}",
-        "repaint it as {}",
-    ],
-    ("style", "ko"): ["{}로 그려 줘", "{} 스타일로 바꿔 줘", "{} 그림체로 바꿔 줘", "{}처럼 만들어 줘"],
-}  # fmt: skip
+SAYS = {  # wordings, one after the other; the last of each is held out
+    ("tone", "en"): (
+        "make the skin {} | change the skin tone to {} | give it {} skin | {} skin | paint the skin {} | skin "
+        "tone: {} | the skin should be {} | use {} skin | turn the skin {} | I want {} skin"
+    ),
+    ("tone", "ko"): (
+        "피부를 {} 해 줘 | 피부색을 {} 바꿔 줘 | 피부를 {} 만들어 줘 | 피부색을 {} 해 줘 | "
+        "살색을 {} 바꿔 줘 | 피부를 {} 칠해 줘"
+    ),
+    ("gender", "en"): (
+        "change to a {} | make it a {} | turn the person into a {} | show a {} | draw a {} instead | this should "
+        "be a {} | turn it into a {} | replace the person with a {}"
+    ),
+    ("gender", "ko"): "{}로 바꿔 줘 | {}로 만들어 줘 | {}로 해 줘 | 이 사람을 {}로 바꿔 줘 | {}로 그려 줘",
+    ("facing", "en"): "turn it to the {} | make it look {} | rotate it to the {} | let it face {}",
+    ("facing", "ko"): "{}을 보게 해 줘 | {}으로 돌려 줘 | {}을 향하게 해 줘",
+    ("style", "en"): (
+        "draw it as {} | change the style to {} | make it look like {} | in the style of {} | redraw it as {} | "
+        "convert it to {} | repaint it as {}"
+    ),
+    ("style", "ko"): "{}로 그려 줘 | {} 스타일로 바꿔 줘 | {} 그림체로 바꿔 줘 | {}처럼 만들어 줘",
+}
+
+
 VALUES = {  # how a value is said, where it is not said as it is
     ("tone", "en"): {"": ["yellow"]},
     ("tone", "ko"): {
-        "": ["노랗게"], "light": ["하얗게", "밝게"], "medium-light": ["연한 갈색으로", "약간 밝게"],
-        "medium": ["갈색으로", "중간 색으로"], "medium-dark": ["진한 갈색으로", "약간 어둡게"], "dark": ["검게", "어둡게"],
+        "": ["노랗게"],
+        "light": ["하얗게", "밝게"],
+        "medium-light": ["연한 갈색으로", "약간 밝게"],
+        "medium": ["갈색으로", "중간 색으로"],
+        "medium-dark": ["진한 갈색으로", "약간 어둡게"],
+        "dark": ["검게", "어둡게"],
     },
     ("gender", "en"): {"": ["person"]},
     ("gender", "ko"): {"": ["보통 사람으"], "man": ["남자"], "woman": ["여자"]},
     ("facing", "en"): {"": ["left"]},
     ("facing", "ko"): {"": ["왼쪽"], "right": ["오른쪽"]},
     ("style", "ko"): {"Noto": ["노토"], "Twemoji": ["트위모지"]},
-}  # fmt: skip
+}
 
 
 def wordings(kind, value, language="en", held_out=False):
     """All instructions that ask for this value of this attribute: the trained ones, or those with the held-out wording. A list of strings."""
-    said, values = SAYS[kind, language], VALUES.get((kind, language), {}).get(value, [value])
+    said, values = SAYS[kind, language].split(" | "), VALUES.get((kind, language), {}).get(value, [value])
     return [s.format(v) for s in (said[-1:] if held_out else said[:-1]) for v in values]
 
 
@@ -118,9 +119,7 @@ class Judge(nn.Module):
     def says(self, x, kinds):
         """The value that each picture shows of the attribute named beside it: (B, 3, S, S), B names -> B strings."""
         logits = self(x.to(self.net.project.weight.device))
-        return np.array(
-            [ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)], dtype=object
-        )
+        return np.array([ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)], dtype=object)
 
 
 def labels(edits, n):
@@ -191,9 +190,9 @@ def clip_scores(clip, before, after, captions_before, captions_after):
 
 def widen(conv, extra):
     """A copy of an nn.Conv2d with ``extra`` further input channels, whose weights are zero (Brooks et al. 2023, section 3.2)."""
-    wide = nn.Conv2d(
-        conv.in_channels + extra, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-    ).to(conv.weight)
+    wide = nn.Conv2d(conv.in_channels + extra, conv.out_channels, conv.kernel_size, conv.stride, conv.padding).to(
+        conv.weight
+    )
     with torch.no_grad():
         wide.weight.zero_()
         wide.weight[:, : conv.in_channels] = conv.weight
@@ -256,9 +255,7 @@ def draw_chances(edits, concept, shares=(("tone", 0.4), ("gender", 0.2), ("style
     chance = np.zeros(len(edits))
     for kind, share in shares:
         rows = np.flatnonzero(edits.kind == kind)
-        _, which, count = np.unique(
-            concept[edits.before[rows]].astype(str), return_inverse=True, return_counts=True
-        )
+        _, which, count = np.unique(concept[edits.before[rows]].astype(str), return_inverse=True, return_counts=True)
         chance[rows] = count[which] ** -0.5
         chance[rows] *= share / max(chance[rows].sum(), 1e-9)
     return chance / chance.sum()

@@ -19,10 +19,7 @@ def psnr(x, y):
 def block_pca(x, keep=4, block=4):
     """The best linear code of blocks of pixels: pictures (N, 3, H, W) -> a function that takes pictures through ``keep`` numbers a block and back."""
     blocks = F.pixel_unshuffle(x, block).transpose(0, 1).flatten(1)  # (48, N·H·W/16)
-    mean, basis = (
-        blocks.mean(1)[:, None, None],
-        torch.linalg.eigh(torch.cov(blocks))[1][:, -keep:],
-    )  # (48, keep)
+    mean, basis = (blocks.mean(1)[:, None, None], torch.linalg.eigh(torch.cov(blocks))[1][:, -keep:])  # (48, keep)
 
     def there_and_back(x):
         z = torch.einsum("bchw,ck->bkhw", F.pixel_unshuffle(x, block) - mean, basis)
@@ -78,7 +75,12 @@ def encoder(channels, latent, widths, layers, patch, groups=8):
             parts.append(PlainResBlock(c, w, groups))
             c = w
     parts += [PlainResBlock(c, c, groups), PlainAttention(c, groups), PlainResBlock(c, c, groups)]
-    parts += [nn.GroupNorm(groups, c, eps=1e-6), nn.SiLU(), nn.Conv2d(c, 2 * latent, 3, padding=1), nn.Conv2d(2 * latent, 2 * latent, 1)]  # fmt: skip
+    parts += [
+        nn.GroupNorm(groups, c, eps=1e-6),
+        nn.SiLU(),
+        nn.Conv2d(c, 2 * latent, 3, padding=1),
+        nn.Conv2d(2 * latent, 2 * latent, 1),
+    ]
     return nn.Sequential(*parts)
 
 
@@ -92,7 +94,12 @@ def decoder(channels, latent, widths, layers, patch, groups=8):
             parts.append(PlainResBlock(c, w, groups))
             c = w
         parts += [Upsample(c)] if i else []
-    parts += [nn.GroupNorm(groups, c, eps=1e-6), nn.SiLU(), nn.Conv2d(c, channels * patch**2, 3, padding=1), nn.PixelShuffle(patch)]  # fmt: skip
+    parts += [
+        nn.GroupNorm(groups, c, eps=1e-6),
+        nn.SiLU(),
+        nn.Conv2d(c, channels * patch**2, 3, padding=1),
+        nn.PixelShuffle(patch),
+    ]
     return nn.Sequential(*parts)
 
 
@@ -137,7 +144,7 @@ def autoencoder_loss(y, x, mean, logvar, weight=1e-4):
 
 def dead_leaves(n, size=64, shapes=16, generator=None):
     """n synthetic pictures (n, 3, size, size) in [0, 1]: shaded five-sided shapes, back to front (after Lee, Mumford & Huang 2001)."""
-    rand = lambda *s: torch.rand(n, *s, generator=generator)  # noqa: E731
+    rand = lambda *s: torch.rand(n, *s, generator=generator)
     axis = torch.linspace(-1, 1, size)
     p, x = torch.stack(torch.meshgrid(axis, axis, indexing="xy")), rand(3, 1, 1).expand(n, 3, size, size)
     for _ in range(shapes):
@@ -146,9 +153,7 @@ def dead_leaves(n, size=64, shapes=16, generator=None):
         away = torch.einsum(
             "nec,nchw->nehw", normal, p - centre[..., None, None]
         )  # distance along each of five normals
-        inside = (away < ((0.1 + 0.9 * rand(1) ** 2) * (0.4 + 0.6 * rand(5)))[..., None, None]).all(
-            1, keepdim=True
-        )
+        inside = (away < ((0.1 + 0.9 * rand(1) ** 2) * (0.4 + 0.6 * rand(5)))[..., None, None]).all(1, keepdim=True)
         colour = rand(3)[..., None, None] + (rand(3) - 0.5)[..., None, None] * away[:, :1]
         x = torch.where(inside, colour, x)
     return x.clamp(0, 1)
@@ -225,9 +230,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x, context=None):
         context = x if context is None else context
-        h = self.attend(
-            self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context))
-        )
+        h = self.attend(self.split(self.to_q(x)), self.split(self.to_k(context)), self.split(self.to_v(context)))
         return self.to_out(h.transpose(1, 2).flatten(2))
 
 
@@ -298,8 +301,8 @@ class TextUNet(nn.Module):
     """
 
     def __init__(
-        self, channels=4, widths=(96, 128), layers=1, attention=(True, True), context_width=128, styles=3, patch=2, out_channels=None,
-        groups=8, head_dim=32,
+        self, channels=4, widths=(96, 128), layers=1, attention=(True, True), context_width=128, styles=3, patch=2,
+        out_channels=None, groups=8, head_dim=32,
     ):  # fmt: skip
         super().__init__()
         self.patch, self.width, E, c = patch, widths[0], 4 * widths[0], widths[-1]  # E: of the time vector
@@ -356,9 +359,7 @@ def guided(unet, c, none, style, w, **more):
         if w == 1:
             return unet(z, t, c, style, **more)
         twice = {k: [torch.cat([r, r]) for r in v] for k, v in more.items()}
-        both = unet(
-            torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none]), torch.cat([style, style]), **twice
-        )
+        both = unet(torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none]), torch.cat([style, style]), **twice)
         return guide(*both.chunk(2), w)
 
     return model
@@ -402,7 +403,11 @@ class LatentDiffusion:
             raise TypeError("captions is a list of strings: write [caption] for one picture.")
         shape, noise = (len(captions), 4, 16, 16), torch.Generator().manual_seed(seed)
         model = self.denoiser(captions, style, w, unet, **more)
-        return self.decode(ddim_sample(model, shape, steps, self.schedule, clip=False, generator=noise, device=self.device, start=start))  # fmt: skip
+        return self.decode(
+            ddim_sample(
+                model, shape, steps, self.schedule, clip=False, generator=noise, device=self.device, start=start
+            )
+        )
 
 
 def load_latent_diffusion(device="cpu"):
@@ -414,9 +419,7 @@ def load_latent_diffusion(device="cpu"):
     weights.load("latent_diffusion", parts)
     for part in parts.values():
         part.to(device).eval().requires_grad_(False)
-    return LatentDiffusion(
-        **parts, clip=load_clip(device), schedule=make_schedule(told["schedule"]), device=device
-    )
+    return LatentDiffusion(**parts, clip=load_clip(device), schedule=make_schedule(told["schedule"]), device=device)
 
 
 @torch.no_grad()
@@ -432,8 +435,4 @@ def judge(clip, painted, real, captions):
 
     a, b = (embed(clip, F.avg_pool2d(x, 2)) for x in (painted, real))
     away = torch.cdist(F.avg_pool2d(painted, 4).flatten(1), F.avg_pool2d(real, 4).flatten(1))
-    return {
-        "r5": hit(a @ embed(clip, captions=captions).T, 5),
-        "features": hit(a @ b.T, 1),
-        "pixels": hit(-away, 1),
-    }
+    return {"r5": hit(a @ embed(clip, captions=captions).T, 5), "features": hit(a @ b.T, 1), "pixels": hit(-away, 1)}

@@ -32,11 +32,7 @@ class LowRank(nn.Module):
 
     def __init__(self, m, n, rank, alpha=8.0):
         super().__init__()
-        self.alpha, self.A, self.B = (
-            alpha,
-            nn.Parameter(torch.empty(rank, m)),
-            nn.Parameter(torch.zeros(n, rank)),
-        )
+        self.alpha, self.A, self.B = (alpha, nn.Parameter(torch.empty(rank, m)), nn.Parameter(torch.zeros(n, rank)))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # uniform in ±1/√m, as the authors' code does
 
     def forward(self, x):
@@ -105,9 +101,7 @@ def merge(model):
     for name, layer in wrapped(model).items():
         before[name] = layer.linear.weight.clone()
         for update, strength in layer.active:
-            layer.linear.weight.copy_(
-                merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength)
-            )
+            layer.linear.weight.copy_(merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength))
         layer.active = []
     return before
 

@@ -12,9 +12,7 @@ from course_utils.lessons.latent_diffusion import LatentDiffusion, PlainAttentio
 
 def normalise_depth(depth, low=0.02, high=0.98):
     """Depths (B, 1, H, W) -> [-1, 1]: each map's ``low`` quantile goes to -1, its ``high`` quantile to 1, what lies beyond is clipped (Ke et al. 2024)."""
-    near, far = (
-        torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high)
-    )  # (B, 1, 1, 1)
+    near, far = (torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))  # (B, 1, 1, 1)
     return ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1)
 
 
@@ -85,13 +83,7 @@ class Marigold:
         z_x = self.ld.encode(x).repeat(members, 1, 1, 1)
         noise = torch.Generator().manual_seed(seed)
         z = ddim_sample(
-            self.denoiser(z_x),
-            z_x.shape,
-            steps,
-            self.ld.schedule,
-            clip=False,
-            generator=noise,
-            device=self.ld.device,
+            self.denoiser(z_x), z_x.shape, steps, self.ld.schedule, clip=False, generator=noise, device=self.ld.device
         )
         return latent_to_depth(self.ld, z).unflatten(0, (members, -1))
 
@@ -124,9 +116,9 @@ def ensemble(maps, rounds=5):
         aligned = torch.stack([align(d, middle, known) for d in maps])
     middle = aligned.median(0).values
     spread = (aligned - middle).abs().median(0).values
-    return stretch(middle), spread / (
-        middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)
-    ).clamp(min=1e-6)
+    return stretch(middle), spread / (middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)).clamp(
+        min=1e-6
+    )
 
 
 def disagreement(aligned, weight=0.02):
@@ -177,7 +169,7 @@ def trained(name):
 
 def vary_room(x, depth, generator=None):
     """Mirror half, crop most to 65–100 %, change colours, saturation and contrast. x: (B, 3, H, W) in [0, 1]; depth: (B, 1, H, W)."""
-    rand = lambda *s: torch.rand(len(x), *s, generator=generator)  # noqa: E731
+    rand = lambda *s: torch.rand(len(x), *s, generator=generator)
     mirror = torch.where(rand(1, 1, 1) < 0.5, -1.0, 1.0)[:, 0, 0]
     side = 1 - 0.35 * rand(1) * (rand(1) < 0.7)  # the share that is kept
     frame = torch.zeros(len(x), 2, 3)
@@ -211,9 +203,7 @@ class Rounded(nn.Module):
             if not key.endswith("/top"):
                 top = own.get(key + "/top")
                 out[key.replace("/", ".")] = (
-                    w.float()
-                    if top is None
-                    else w.float() * (top.float() / 127).reshape(-1, *[1] * (w.ndim - 1))
+                    w.float() if top is None else w.float() * (top.float() / 127).reshape(-1, *[1] * (w.ndim - 1))
                 )
         return out
 

@@ -60,9 +60,7 @@ def stratified(near: Tensor, far: Tensor, n: int, jitter: bool = True) -> Tensor
 
 def positional_encoding(x: Tensor, bands: int) -> Tensor:
     """γ(x) of Mildenhall et al. 2020, eq. 4, with x itself kept: (..., D) → (..., D + 2·D·bands), as [x, sines, cosines], coordinate-major."""
-    angle = x[..., None] * (
-        math.pi * 2.0 ** torch.arange(bands, device=x.device, dtype=x.dtype)
-    )  # (..., D, bands)
+    angle = x[..., None] * (math.pi * 2.0 ** torch.arange(bands, device=x.device, dtype=x.dtype))  # (..., D, bands)
     return torch.cat([x, angle.sin().flatten(-2), angle.cos().flatten(-2)], -1)
 
 
@@ -85,19 +83,13 @@ class FrequencyEncoding(nn.Module):
 class RadianceField(nn.Module):
     """Points (P, 3) in the unit ball and unit directions (P, 3) → density (P,) per unit length, and colour (P, 3) in 0..1."""
 
-    def __init__(
-        self, encoding: nn.Module, width: int, depth: int, view_bands: int = 2, view_dependent: bool = True
-    ):
+    def __init__(self, encoding: nn.Module, width: int, depth: int, view_bands: int = 2, view_dependent: bool = True):
         super().__init__()
         self.encoding, self.view_bands, self.view_dependent = encoding, view_bands, view_dependent
         sizes = [encoding.dim] + [width] * depth
-        self.trunk = nn.Sequential(
-            *[layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
-        )
+        self.trunk = nn.Sequential(*[layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.ReLU())])
         self.density_head = nn.Linear(width, 1)
-        self.colour_head = nn.Sequential(
-            nn.Linear(width + 3 + 6 * view_bands, 32), nn.ReLU(), nn.Linear(32, 3)
-        )
+        self.colour_head = nn.Sequential(nn.Linear(width + 3 + 6 * view_bands, 32), nn.ReLU(), nn.Linear(32, 3))
 
     def _density(self, h: Tensor) -> Tensor:
         return 25 * F.softplus(self.density_head(h)[..., 0] - 2)  # starts thin: about 3 per unit length
@@ -130,9 +122,7 @@ def sample_pdf(edges: Tensor, w: Tensor, n: int, jitter: bool = True) -> Tensor:
     return left + (u - low) / (high - low).clamp(min=1e-8) * (right - left)
 
 
-def march(
-    field, o: Tensor, d: Tensor, s: Tensor, near: Tensor, far: Tensor, occupancy=None, colours: bool = True
-):
+def march(field, o: Tensor, d: Tensor, s: Tensor, near: Tensor, far: Tensor, occupancy=None, colours: bool = True):
     """Ask a field along rays. o, d (R,3); s (R,S) sorted. Returns weights (R,S), colours (R,S,3) or None, and the edges of the pieces (R,S+1)."""
     edges = torch.cat([near[:, None], (s[:, 1:] + s[:, :-1]) / 2, far[:, None]], -1)
     x = (o[:, None] + s[..., None] * d[:, None]).reshape(-1, 3)
@@ -159,16 +149,12 @@ def render_rays(field, o: Tensor, d: Tensor, n: int, n_fine: int = 0, occupancy=
         s = torch.cat([s, sample_pdf(edges, w + 1e-3, n_fine, jitter)], -1).sort(-1)[0]
     w, rgb, _ = march(field, o, d, s, near, far, occupancy)
     opacity = w.sum(-1)
-    colour = (w[..., None] * rgb).sum(1) + (1 - opacity)[
-        :, None
-    ]  # what is not absorbed shows the white background
+    colour = (w[..., None] * rgb).sum(1) + (1 - opacity)[:, None]  # what is not absorbed shows the white background
     return colour, opacity, (w * s).sum(-1) / opacity.clamp(min=1e-6)
 
 
 @torch.no_grad()
-def render_view(
-    field, K: Tensor, R: Tensor, t: Tensor, size: int, n: int = 48, n_fine: int = 0, occupancy=None
-):
+def render_view(field, K: Tensor, R: Tensor, t: Tensor, size: int, n: int = 48, n_fine: int = 0, occupancy=None):
     """A whole picture: colour (size,size,3), opacity (size,size), depth z (size,size; 0 where nothing is)."""
     o, d = (x.reshape(-1, 3) for x in pixel_rays(K, R, t, size, size))
     hit = ball_interval(o, d)[2]
@@ -207,13 +193,9 @@ class GridEncoding(nn.Module):
         super().__init__()
         self.levels, self.dim = tuple(levels), channels * len(levels)
         rows = [min((n + 1) ** 3, max_rows) for n in self.levels]
-        self.tables = nn.ParameterList(
-            nn.Parameter(torch.empty(m, channels).uniform_(-0.1, 0.1)) for m in rows
-        )
+        self.tables = nn.ParameterList(nn.Parameter(torch.empty(m, channels).uniform_(-0.1, 0.1)) for m in rows)
         self.register_buffer(
-            "corners",
-            torch.tensor([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]),
-            persistent=False,
+            "corners", torch.tensor([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]), persistent=False
         )
 
     @staticmethod
@@ -228,9 +210,7 @@ class GridEncoding(nn.Module):
         for n, table in zip(self.levels, self.tables):
             p = (x + 1) * (n / 2)
             low = p.floor().clamp(0, n - 1)
-            f = torch.stack(
-                [1 - (p - low), p - low], -1
-            )  # (P, 3, 2): how near the lower and the upper corner
+            f = torch.stack([1 - (p - low), p - low], -1)  # (P, 3, 2): how near the lower and the upper corner
             weight = (f[:, 0, :, None, None] * f[:, 1, None, :, None] * f[:, 2, None, None, :]).reshape(-1, 8)
             index = self.rows(low.long()[:, None] + self.corners, n, len(table))
             out.append(WeightedRows.apply(table, index, weight))

@@ -36,9 +36,7 @@ class LogisticChain(nn.Module):
 def nats(net, x, batch=10):
     """Negative log-likelihood of each picture, in nats, (B,) on the CPU. x: (B, 1, H, W). Small batches stay in a processor's cache."""
     device = next(net.parameters()).device
-    return torch.cat(
-        [-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)]
-    )
+    return torch.cat([-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)])
 
 
 def causal_mask(kind, kh, kw):
@@ -68,9 +66,7 @@ def head(width):
 def residual_block(width):
     """PixelCNN's block, without the skip: (B, 2 width, H, W) -> the same (PixelRNN, fig. 5, left)."""
     squeeze, spread = nn.Conv2d(2 * width, width, 1), nn.Conv2d(width, 2 * width, 1)
-    return nn.Sequential(
-        nn.ReLU(), squeeze, nn.ReLU(), MaskedConv2d("B", width, width, 3, 3), nn.ReLU(), spread
-    )
+    return nn.Sequential(nn.ReLU(), squeeze, nn.ReLU(), MaskedConv2d("B", width, width, 3, 3), nn.ReLU(), spread)
 
 
 class PixelCNN(nn.Module):
@@ -190,9 +186,7 @@ def skew(x):
     """Row r moves right by r: (..., H, W) -> (..., H, H + W - 1), zeros elsewhere (PixelRNN, fig. 3)."""
     *n, H, W = x.shape
     padded = F.pad(x, (0, H)).reshape(*n, H * (W + H))  # rows of W + H, read as one line
-    return padded[..., : H * (W + H - 1)].reshape(
-        *n, H, W + H - 1
-    )  # each row starts one place later than the last
+    return padded[..., : H * (W + H - 1)].reshape(*n, H, W + H - 1)  # each row starts one place later than the last
 
 
 def unskew(x):
@@ -227,12 +221,8 @@ class DiagonalBiLSTM(nn.Module):
             def rows(v, a, b, top=top, bottom=bottom):  # rows a .. b - 1 of a state, with 0 beyond the border
                 return F.pad(v, (0, 0, 0, 0, top - a, b - bottom))
 
-            z = torch.cat(
-                [column[:, lo:hi], rows(h, lo, hi), rows(h, lo - 1, hi - 1)], 3
-            )  # input, left, above
-            gates = torch.baddbmm(self.bias, z.reshape(2, -1, 3 * D), self.weight).reshape(
-                2, hi - lo, B, 4 * D
-            )
+            z = torch.cat([column[:, lo:hi], rows(h, lo, hi), rows(h, lo - 1, hi - 1)], 3)  # input, left, above
+            gates = torch.baddbmm(self.bias, z.reshape(2, -1, 3 * D), self.weight).reshape(2, hi - lo, B, 4 * D)
             h, c = lstm(gates, rows(c, lo, hi), 3)
             top, bottom = lo, hi
             out.append(F.pad(h, (0, 0, 0, 0, lo, H - hi)))
@@ -280,12 +270,7 @@ def bent(grey, generator, turn=0.15, scale=0.08, slant=0.12):
     return F.grid_sample(grey, where, align_corners=False).clamp(0, 1)
 
 
-KINDS = {
-    "PixelCNN": PixelCNN,
-    "Gated PixelCNN": GatedPixelCNN,
-    "Row LSTM": RowLSTM,
-    "Diagonal BiLSTM": DiagonalBiLSTM,
-}
+KINDS = {"PixelCNN": PixelCNN, "Gated PixelCNN": GatedPixelCNN, "Row LSTM": RowLSTM, "Diagonal BiLSTM": DiagonalBiLSTM}
 
 
 def build(widths, layers):

@@ -124,7 +124,7 @@ class Controller:
 def align(source, target):
     """Which tokens correspond: spans of two captions -> [(source tokens, edited tokens)]; words without a partner are in no pair."""
     names = [[word for word, _ in s] for s in (source, target)]
-    join = lambda s: [t for _, tokens in s for t in tokens]  # noqa: E731
+    join = lambda s: [t for _, tokens in s for t in tokens]
     pairs = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, *names, autojunk=False).get_opcodes():
         if kind == "equal":
@@ -162,9 +162,7 @@ def plan(ld, captions, source, words=0.8, itself=0.4, emphasis=None):
 
 
 @torch.no_grad()
-def sample_side_by_side(
-    ld, z, captions, controller, style=1, w=3.0, steps=20, heat=None, threshold=0.4, empty=None
-):
+def sample_side_by_side(ld, z, captions, controller, style=1, w=3.0, steps=20, heat=None, threshold=0.4, empty=None):
     """DDIM from z_T (B, 4, 16, 16) with all rows in one batch, their maps in the controller's hands. Returns z_0.
 
     heat: None, or (B, h, w) for ``local_blend`` with the source row; threshold: a number or (B, 1, 1, 1); empty: None, or (steps, B, 20, 128), what stands for the empty caption at each step.
@@ -177,9 +175,7 @@ def sample_side_by_side(
         for i, (now, then) in enumerate(zip(times[:-1], times[1:])):
             controller.done = i / steps
             t, u = now.expand(B).to(ld.device), then.expand(B).to(ld.device)
-            both = ld.unet(
-                torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none if empty is None else empty[i]]), s
-            )
+            both = ld.unet(torch.cat([z, z]), torch.cat([t, t]), torch.cat([c, none if empty is None else empty[i]]), s)
             z = ddim_step(z, *split(guide(*both.chunk(2), w), z, t, ld.schedule), t, u, ld.schedule)
             if heat is not None:
                 z = local_blend(z, z[controller.source], heat, threshold)
@@ -251,10 +247,8 @@ def null_text_step(ld, z, t, u, words, empty, style, w, goal, rounds, lr):
 @torch.no_grad()
 def clip_direction(clip, before, after, source, target):
     """Cosine between the change of the picture and the change of the caption, (B,). Pictures (B, 3, 64, 64) in [0, 1]; captions: lists of B strings."""
-    see = lambda x: clip.encode_image(F.avg_pool2d(x.to(clip.log_scale.device), 2))  # noqa: E731
-    return F.cosine_similarity(
-        see(after) - see(before), clip.encode_text(target) - clip.encode_text(source)
-    ).cpu()
+    see = lambda x: clip.encode_image(F.avg_pool2d(x.to(clip.log_scale.device), 2))
+    return F.cosine_similarity(see(after) - see(before), clip.encode_text(target) - clip.encode_text(source)).cpu()
 
 
 def error_at(strength, errors, directions, fine=200):

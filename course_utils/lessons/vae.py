@@ -48,9 +48,14 @@ class Judge(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.GELU(), nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.GELU(),
-            nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.GELU(),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(16, 32, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(32 * 7 * 7, 64),
+            nn.GELU(),
+        )
         self.head = nn.Linear(64, 10)
 
     def features(self, x):
@@ -63,9 +68,7 @@ class Judge(nn.Module):
 
 def coverage(real, drawn, k=5):
     """Share of real points whose k-nearest-neighbour ball holds a drawn one (Naeem et al. 2020, eq. 9). (N, D), (M, D) -> float."""
-    radius = (
-        torch.cdist(real, real).topk(k + 1, largest=False).values[:, -1]
-    )  # the nearest is the point itself
+    radius = torch.cdist(real, real).topk(k + 1, largest=False).values[:, -1]  # the nearest is the point itself
     return (torch.cdist(drawn, real) <= radius).any(0).double().mean().item()
 
 
@@ -119,7 +122,7 @@ class LinearVAE(nn.Module):
 
     def __init__(self, pixels, latent):
         super().__init__()
-        small = lambda *size: nn.Parameter(0.1 * torch.randn(*size, dtype=torch.float64))  # noqa: E731
+        small = lambda *size: nn.Parameter(0.1 * torch.randn(*size, dtype=torch.float64))
         self.W, self.b, self.V, self.logvar = (
             small(pixels, latent),
             small(pixels),
@@ -173,16 +176,32 @@ class ConvVAE(nn.Module):
         super().__init__()
         a, b, c = widths
         self.latent, self.log_sigma = latent, nn.Parameter(torch.tensor(-1.0))
-        down = lambda i, o: nn.Conv2d(i, o, 4, stride=2, padding=1)  # noqa: E731
-        up = lambda i, o: nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)  # noqa: E731
+        down = lambda i, o: nn.Conv2d(i, o, 4, stride=2, padding=1)
+        up = lambda i, o: nn.ConvTranspose2d(i, o, 4, stride=2, padding=1)
         self.encoder = nn.Sequential(
-            down(3, a), nn.GELU(), down(a, b), nn.GroupNorm(8, b), nn.GELU(), down(b, c), nn.GroupNorm(8, c), nn.GELU(),
-            nn.Flatten(), nn.Linear(16 * c, 2 * latent),
-        )  # fmt: skip
+            down(3, a),
+            nn.GELU(),
+            down(a, b),
+            nn.GroupNorm(8, b),
+            nn.GELU(),
+            down(b, c),
+            nn.GroupNorm(8, c),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(16 * c, 2 * latent),
+        )
         self.decoder = nn.Sequential(
-            nn.Linear(latent, 16 * c), nn.Unflatten(1, (c, 4, 4)), nn.GELU(), up(c, b), nn.GroupNorm(8, b), nn.GELU(),
-            up(b, a), nn.GroupNorm(8, a), nn.GELU(), up(a, 3),
-        )  # fmt: skip
+            nn.Linear(latent, 16 * c),
+            nn.Unflatten(1, (c, 4, 4)),
+            nn.GELU(),
+            up(c, b),
+            nn.GroupNorm(8, b),
+            nn.GELU(),
+            up(b, a),
+            nn.GroupNorm(8, a),
+            nn.GELU(),
+            up(a, 3),
+        )
 
     def encode(self, x):
         """mu and logvar of q(z|x), each (B, latent)."""
