@@ -39,7 +39,7 @@ test: $(VENV)/.test ## everything: lint, unit and oracle tests, all notebooks at
 notebooks: $(VENV)/.test ## execute the notebooks at the quick profile and store their outputs (LESSONS="clip ddpm" for some)
 	$(COURSE) execute --profile quick $(LESSONS)
 
-assignments: $(VENV)/.lab ## write the student edition to build/assignments
+assignments: $(VENV)/.lab ## write the practice edition, without solutions, to assignments/
 	$(COURSE) assignments
 
 # COURSE_WEIGHTS is where weights.save writes and weights.load looks first. The registry follows what was written, also when a later lesson failed.

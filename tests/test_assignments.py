@@ -1,4 +1,4 @@
-"""The student edition: every exercise fails as "not attempted", nothing before it does, and nothing else is lost.
+"""The practice edition: every exercise fails as "not attempted", nothing before it does, and nothing else is lost. `assignments/` holds it, in step with the notebooks.
 
 Each lesson is run up to its first exercise and through that exercise's check. For the later exercises the student's cell runs among the lesson's own functions;
 that what lies between is sound needs no second run: those cells are the same as in the course's notebook, which the notebook tests execute whole.
@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from course_utils import CourseError, curriculum
 from course_utils import exercises as checking
-from course_utils.authoring import assignments, notebooks, run_notebook
+from course_utils.authoring import assignments, badges, cli, notebooks, run_notebook
 
 STANDING = [x for x in curriculum.ready() if (ROOT / x.path).exists() and (ROOT / f"course_utils/checks/{x.name}.py").exists()]
 each_lesson = pytest.mark.parametrize("lesson", STANDING, ids=lambda x: x.name)
@@ -47,7 +47,7 @@ def exercises(cells):
 def test_nothing_is_lost(lesson, edition):
     ours, theirs = pair(lesson, edition)
     assert [(c["id"], c["cell_type"], c["metadata"]) for c in ours] == [(c["id"], c["cell_type"], c["metadata"]) for c in theirs]
-    changed = [i for i, (a, b) in enumerate(zip(ours, theirs)) if notebooks.source(a) != notebooks.source(b)]
+    changed = [i for i, _ in code(ours) if notebooks.source(ours[i]) != notebooks.source(theirs[i])]
     assert changed == [i for i, _, _ in exercises(ours)]
     for i in changed:
         before, after = notebooks.source(ours[i]), notebooks.source(theirs[i])
@@ -111,9 +111,62 @@ def test_outside_ci_a_learner_sees_one_sentence_and_goes_on(lesson, edition, out
         assert out.startswith("⏳") and out.count("\n") == 1
 
 
-def test_the_folders_are_the_same(edition):
-    ours = {p.relative_to(notebooks.folder()) for p in notebooks.folder().rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
-    assert {p.relative_to(edition) for p in edition.rglob("*") if p.is_file()} == ours
+@each_lesson
+def test_words_are_the_same_and_links_lead_to_the_same_places(lesson, edition):
+    ours, theirs = pair(lesson, edition)
+    without_links = lambda text: re.sub(r"\]\([^)\s]+\)", "]()", text)  # noqa: E731
+    repository, tag = badges.origin()
+    home = f"https://github.com/{repository}/blob/{tag}"
+    for a, b in zip(ours, theirs):
+        if a["cell_type"] != "markdown":
+            continue
+        before, after = notebooks.source(a), notebooks.source(b)
+        assert without_links(before) == without_links(after)
+        for link in re.findall(r"\]\(([^)\s]+\.(?:ipynb|md)[^)\s]*)\)", after):
+            if link.startswith(home):
+                assert (ROOT / link.removeprefix(home + "/").split("#")[0]).is_file()
+            elif not re.match(r"[a-z]+:", link):
+                assert (edition / lesson.path.removeprefix("notebooks/")).parent.joinpath(link.split("#")[0]).is_file(), "a neighbour in the edition"
+
+
+def test_one_notebook_for_every_lesson_that_stands(edition):
+    assert {p.relative_to(edition).as_posix() for p in edition.rglob("*") if p.is_file()} == {x.path.removeprefix("notebooks/") for x in STANDING}
+
+
+# The edition that the repository holds
+
+
+def test_it_is_in_step():
+    assert assignments.drift(assignments.folder()) == [], "run `make assignments`"
+
+
+@each_lesson
+def test_it_is_small_and_its_links_are_good(lesson):
+    file = assignments.folder() / lesson.path.removeprefix("notebooks/")
+    assert file.stat().st_size <= 100_000
+    text = "\n".join(notebooks.source(c) for c in notebooks.read(file)["cells"] if c["cell_type"] == "markdown")
+    links = [x.split("#")[0] for x in re.findall(r"\]\(([^)\s]+\.(?:ipynb|md)[^)\s]*)\)", text) if not re.match(r"[a-z]+:", x)]
+    assert links and [x for x in links if not (file.parent / x).is_file()] == []
+
+
+def test_what_is_out_of_step_is_named(tmp_path, capsys):
+    files = assignments.write(tmp_path)
+    assert assignments.drift(tmp_path) == []
+    files[0].write_text(files[0].read_text(encoding="utf8").replace("NotImplementedError", "ValueError"), encoding="utf8")
+    files[1].unlink()
+    (tmp_path / "gone.ipynb").write_text("{}")
+    wanted = sorted([*(f.relative_to(tmp_path).as_posix() for f in files[:2]), "gone.ipynb"])
+    assert assignments.drift(tmp_path) == wanted
+    assert cli.main(["assignments", "--out", str(tmp_path), "--check"]) == 1
+    assert ", ".join(wanted) in capsys.readouterr().out
+
+
+def test_a_link_out_of_the_edition_is_rehomed():
+    here, practice = "notebooks/2_generative/02_vae.ipynb", {"notebooks/1_multimodal/02_clip.ipynb"}
+    text = "[1](../1_multimodal/02_clip.ipynb#x) [2](../00_start_here.ipynb) [3](../../README.md#a) [4](https://x.org/a.md) [5](#b) $[i](x)$"
+    assert assignments.rehomed(text, here, "../..", practice) == (
+        "[1](../1_multimodal/02_clip.ipynb#x) [2](../../notebooks/00_start_here.ipynb) [3](../../README.md#a) [4](https://x.org/a.md) [5](#b) $[i](x)$"
+    )
 
 
 # The replacement itself

@@ -38,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--with-weights", action="store_true", help="all lessons that write weights")
     p.set_defaults(call=lambda a: _module("run_notebook").main(a))
 
-    p = sub.add_parser("assignments", help="write the student edition to build/assignments")
+    p = sub.add_parser("assignments", help="write the practice edition, without solutions, to assignments/")
     p.add_argument("--out", default=None, help="another folder")
+    p.add_argument("--check", action="store_true", help="change nothing; fail when a notebook of the edition is out of step")
     p.set_defaults(call=lambda a: _module("assignments").main(a))
 
     p = sub.add_parser("scoreboard", help="show the scoreboard; --write puts the results table into README.md and README.ko.md")

@@ -118,7 +118,12 @@ def execute(path: Path, profile: str = "quick", timeout: int = 1800) -> dict:
     return done
 
 
+def text(nb: dict) -> str:
+    """A notebook as it stands in its file."""
+    return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
 def write(path: Path, nb: dict) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf8")
+    part.write_text(text(nb), encoding="utf8")
     part.replace(path)
