@@ -7,161 +7,273 @@ from types import SimpleNamespace
 
 import torch
 
-from ..exercises import Wrong, needs_grad, right, same
+from ..exercises import Wrong, agree, alike, right, same
 
 HINTS = {
     "q_sample": [
-        "x_t is a weighted sum of x0 and eps. The two weights squared add up to 1.",
+        "x_t is a weighted sum of x0 and eps. What do the two weights squared add up to?",
         "`at(schedule.abar, t, x0)` looks abar up for every example and gives it a shape that multiplies with x0.",
-        "abar = at(schedule.abar, t, x0); then abar.sqrt() * x0 + (1 - abar).sqrt() * eps.",
+        "The weights are the square roots of abar and of 1 - abar.",
     ],
     "posterior": [
-        "Three tables are enough: beta, abar, and abar one step earlier, which is schedule.abar.roll(1).",
-        "Each of the three coefficients is a table of its own, in double precision (1 - abar is tiny for small t); at(table, t, xt) comes last.",
-        "before = schedule.abar.roll(1); of_x0 = before.sqrt() * beta / (1 - abar); of_xt = (1 - beta).sqrt() * (1 - before) / (1 - abar); "
-        "var = beta * (1 - before) / (1 - abar); return at(of_x0, t, xt) * x0 + at(of_xt, t, xt) * xt, at(var, t, xt).",
+        "Three tables are enough: beta, abar, and abar one step earlier. Which of them do the coefficients of x0 and of x_t need?",
+        "Each of the three coefficients is a table of its own, in double precision (1 - abar is tiny for small t); the look-up comes last.",
+        "With before = schedule.abar.roll(1): of_x0 = √before · beta / (1 - abar), of_xt = √(1 - beta) · (1 - before) / (1 - abar), var = beta · (1 - before) / (1 - abar).",
     ],
     "denoising_loss": [
-        "Three lines: the noisy picture, the target, the mean squared error.",
-        "The model sees q_sample(x0, t, eps, schedule) and t, nothing else. The target is eps itself, or velocity(x0, t, eps, schedule).",
-        'return F.mse_loss(model(q_sample(x0, t, eps, schedule), t), eps if target == "eps" else velocity(x0, t, eps, schedule)).',
+        "Three lines: the noisy picture, the target, the mean squared error. What does the model get to see?",
+        "The model sees the noised batch and t, nothing else. The target is eps itself, or the velocity.",
+        'F.mse_loss(model(q_sample(x0, t, eps, schedule), t), eps if target == "eps" else velocity(x0, t, eps, schedule)).',
     ],
     "ddim_step": [
-        "First the variance sigma² from the second formula; it is 0 when eta is 0.",
-        "The coefficient of eps_hat is sqrt(1 - abar_s - sigma²): what the fresh noise adds, the old noise gives up.",
-        "With a_t, a_s = at(schedule.abar, t, xt), at(schedule.abar, s, xt): var = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s); "
-        "x = a_s.sqrt() * x0_hat + (1 - a_s - var).sqrt() * eps_hat, plus var.sqrt() * z when eta > 0.",
+        "First the variance sigma² from the second formula. What is it when eta is 0?",
+        "The coefficient of eps_hat is √(1 - abar_s - sigma²): what the fresh noise adds, the old noise gives up.",
+        "With a_t, a_s = at(schedule.abar, t, xt), at(schedule.abar, s, xt): var = eta² (1 - a_s) / (1 - a_t) (1 - a_t / a_s); √a_s · x0_hat + √(1 - a_s - var) · eps_hat, plus √var · z when eta > 0.",
+    ],
+    "ddim_sample": [
+        "List the levels first, from T down to 0. How many jumps are there between n levels?",
+        "In each jump: tell the model the level of every example, split its answer into x0_hat and eps_hat, and take one ddim_step. Which two numbers does the step need from the list?",
+        "times = torch.linspace(schedule.T, 0, steps + 1).round().long().unique().flip(0); for now, then in zip(times[:-1], times[1:]): t = now.expand(len(x)), s = then.expand(len(x)); "
+        "x0, eps = split(model(x, t), x, t, schedule, target, clip); z only when eta > 0.",
     ],
 }
 
 
 def _schedule(T: int = 40) -> SimpleNamespace:
     """A schedule unlike the lesson's: beta grows from 0.01 to 0.2."""
-    beta = [0.0] + [0.01 + 0.19 * (k / (T - 1)) ** 2 for k in range(T)]
+    beta = [0.0] + [0.01 + 0.19 * (k / max(1, T - 1)) ** 2 for k in range(T)]
     abar = [math.prod(1 - b for b in beta[: t + 1]) for t in range(T + 1)]
     return SimpleNamespace(beta=torch.tensor(beta, dtype=torch.float64), abar=torch.tensor(abar, dtype=torch.float64), T=T)
 
 
-def _each(times, *tensors, fn):
-    """fn(t, one example of each tensor) for every example, stacked."""
-    return torch.stack([fn(*(v[i] for v in (times, *tensors))) for i in range(len(times))])
+S = _schedule()
+
+
+def _each(fn, times, *tensors):
+    """fn(t as a number, one example of each tensor) for every example, stacked."""
+    return torch.stack([fn(int(times[i]), *(v[i] for v in tensors)) for i in range(len(times))])
+
+
+def _noised(x0, t, eps, s, a=lambda s, k: math.sqrt(s.abar[k]), b=lambda s, k: math.sqrt(1 - s.abar[k])):
+    return _each(lambda k, x, e: a(s, k) * x + b(s, k) * e, t, x0, eps)
 
 
 def q_sample(answer):
-    s, g = _schedule(), torch.Generator().manual_seed(1)
-    for shape in ((5, 3, 4, 4), (5, 2)):
-        x0, eps = torch.randn(2, *shape, generator=g)
-        t = torch.tensor([0, 1, 7, 25, 40])
-        got = answer(x0, t, eps, s)
-        want = _each(t, x0, eps, fn=lambda k, x, e: math.sqrt(s.abar[k]) * x + math.sqrt(1 - s.abar[k]) * e)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            no_root = _each(t, x0, eps, fn=lambda k, x, e: float(s.abar[k]) * x + float(1 - s.abar[k]) * e)
-            right(not torch.allclose(got, no_root, atol=1e-5), "the weights are abar and 1 - abar themselves: take the square root of both.")
-            small = _each(t, x0, eps, fn=lambda k, x, e: math.sqrt(1 - s.beta[k]) * x + math.sqrt(s.beta[k]) * e)
-            right(not torch.allclose(got, small, atol=1e-5), "this is one small step with beta_t: use the product abar_t for the whole jump.")
-            right(torch.allclose(got[0], x0[0], atol=1e-5), "at t = 0 the result should be x0 itself: is the index off by one, or are the weights swapped?")
-        same(got, want, "x_t", "Every example has its own t; signal has weight sqrt(abar), noise sqrt(1 - abar).")
+    earlier = lambda t: (t - 1).clamp(min=0)
+    suspects = [
+        (
+            "the weights are abar and 1 - abar themselves: their square roots are wanted.",
+            lambda x, t, e, s: _noised(x, t, e, s, lambda s, k: float(s.abar[k]), lambda s, k: float(1 - s.abar[k])),
+        ),
+        (
+            "this is one small step with beta_t: the whole jump takes the product abar_t.",
+            lambda x, t, e, s: _noised(x, t, e, s, lambda s, k: math.sqrt(1 - s.beta[k]), lambda s, k: math.sqrt(s.beta[k])),
+        ),
+        ("the table is read one place too early.", lambda x, t, e, s: _noised(x, earlier(t), e, s)),
+        ("signal and noise have exchanged their weights.", lambda x, t, e, s: _noised(e, t, x, s)),
+        ("all examples use the first one's t.", lambda x, t, e, s: _noised(x, t[:1].expand(len(t)), e, s)),
+    ]
+
+    def case(*shape, dtype=torch.float64):
+        return lambda g: {
+            "x0": torch.randn(shape, generator=g, dtype=dtype),
+            "t": torch.tensor([0, 1, 7, 25, 40])[: shape[0]],
+            "eps": torch.randn(shape, generator=g, dtype=dtype),
+            "schedule": S,
+        }
+
+    for tol, cases in ((1e-10, [case(5, 3, 4, 2), case(5, 6), case(5), case(1, 3, 2, 2)]), (1e-5, [case(5, 3, 4, 2, dtype=torch.float32)])):
+        agree(answer, _noised, cases, what="x_t", grad=("x0", "eps"), tol=tol, suspects=suspects)
+
+
+def _bayes(k, x0, xt, s=S):
+    """Mean and variance of q(x_{k-1} | x_k, x_0) by adding precisions: prior from x0 to k - 1, likelihood of x_k given x_{k-1}."""
+    if k == 1:
+        return x0, 0.0
+    prior, a, b = 1 - s.abar[k - 1].item(), 1 - s.beta[k].item(), s.beta[k].item()
+    var = 1 / (1 / prior + a / b)
+    return var * (math.sqrt(s.abar[k - 1]) / prior * x0 + math.sqrt(a) / b * xt), var
 
 
 def posterior(answer):
-    s, g = _schedule(), torch.Generator().manual_seed(2)
+    def brute(x0, xt, t, s, var=lambda k, v: v, swap=False):
+        mean = _each(lambda k, x, y: _bayes(k, y, x)[0] if swap else _bayes(k, x, y)[0], t, x0, xt)
+        shape = (len(t), *[1] * (x0.ndim - 1))
+        return mean, torch.tensor([var(int(k), _bayes(int(k), 0.0, 0.0)[1]) for k in t], dtype=x0.dtype).reshape(shape)
 
-    def bayes(k, x0, xt):
-        """Mean and variance by adding precisions: prior from x0 to t - 1, likelihood of xt given x_{t-1}."""
-        k = int(k)
-        if k == 1:
-            return x0, torch.zeros_like(x0)
-        prior, a, b = 1 - s.abar[k - 1].item(), 1 - s.beta[k].item(), s.beta[k].item()
-        var = 1 / (1 / prior + a / b)
-        return var * (math.sqrt(s.abar[k - 1]) / prior * x0 + math.sqrt(a) / b * xt), torch.full_like(x0, var)
+    suspects = [
+        ("x0 and x_t have exchanged their coefficients.", lambda *a: brute(*a, swap=True)),
+        (
+            "the variance is beta_t, that of the forward step: the posterior's is smaller, and 0 at t = 1.",
+            lambda *a: brute(*a, var=lambda k, v: float(S.beta[k])),
+        ),
+        ("this is the standard deviation: the variance is wanted.", lambda *a: brute(*a, var=lambda k, v: math.sqrt(v))),
+        ("the variance is shifted by one step.", lambda *a: brute(*a, var=lambda k, v: _bayes(max(1, k - 1), 0.0, 0.0)[1])),
+    ]
 
-    for dtype in (torch.float32, torch.float64):
-        x0, xt = torch.randn(2, 4, 3, 2, 2, generator=g, dtype=dtype)
-        t = torch.tensor([1, 2, 17, 40])
-        got = answer(x0, xt, t, s)
-        if not (isinstance(got, tuple) and len(got) == 2):
-            raise Wrong("return two things: the mean and the variance.")
-        mean, var = _each(t, x0, xt, fn=lambda *a: torch.stack(bayes(*a))).unbind(1)
-        if isinstance(got[0], torch.Tensor) and got[0].shape == mean.shape:
-            swapped = _each(t, x0, xt, fn=lambda k, x, y: bayes(k, y, x)[0])
-            right(not torch.allclose(got[0], swapped, atol=1e-5), "x0 and x_t have exchanged their coefficients.")
-        tol = 1e-5 if dtype == torch.float32 else 1e-10
-        same(got[0], mean, "the mean", "Compare the two coefficients with equation 7; abar_{t-1} is schedule.abar[t - 1].", tol)
-        if isinstance(got[1], torch.Tensor) and got[1].numel() == 4:
-            flat = got[1].reshape(4)
-            right(
-                not torch.allclose(flat, s.beta[t].to(dtype)), "the variance is beta_t, that of the forward step: the posterior's is smaller, and 0 at t = 1."
-            )
-            right(not torch.allclose(flat, var[:, 0, 0, 0].sqrt()), "this is the standard deviation: return the variance.")
-        same(got[1], var[:, :1, :1, :1], "the variance", "It is (1 - abar_{t-1}) / (1 - abar_t) · beta_t, one number per example, shaped (B, 1, 1, 1).", tol)
+    def case(*shape, dtype=torch.float64):
+        return lambda g: {
+            "x0": torch.randn(shape, generator=g, dtype=dtype),
+            "xt": torch.randn(shape, generator=g, dtype=dtype),
+            "t": torch.tensor([1, 2, 17, 40])[: shape[0]],
+            "schedule": S,
+        }
+
+    for tol, cases in ((1e-10, [case(4, 3, 2, 5), case(4, 6), case(2, 1)]), (1e-5, [case(4, 3, 2, 5, dtype=torch.float32)])):
+        agree(answer, brute, cases, what="mean and variance", grad=("x0", "xt"), tol=tol, suspects=suspects)
+
+
+def _velocity(x0, t, eps, s):
+    return _noised(eps, t, -x0, s)
 
 
 def denoising_loss(answer):
-    s, g = _schedule(), torch.Generator().manual_seed(3)
-    x0, eps = torch.randn(2, 4, 3, 4, 4, generator=g)
-    t, weight = torch.tensor([1, 9, 22, 40]), torch.tensor(0.3, requires_grad=True)
     calls = []
 
-    def model(x, times):
-        calls.append((x, times))
-        return weight * x + 0.01 * times.reshape(-1, 1, 1, 1)
+    def network(x, times, weight):
+        return weight * x.sin() + 0.01 * times.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
-    for target in ("eps", "v"):
+    def work(x0, t, eps, schedule, target, weight):
         calls.clear()
-        got = answer(model, x0, t, eps, s, target)
-        right(len(calls) == 1, "call the model once, as model(x_t, t).")
-        xt = _each(t, x0, eps, fn=lambda k, x, e: math.sqrt(s.abar[k]) * x + math.sqrt(1 - s.abar[k]) * e)
-        right(not torch.equal(calls[0][0], x0), "the model was shown the clean picture: noise it first with q_sample.")
-        same(calls[0][0], xt, "what the model sees", "It should be q_sample(x0, t, eps, schedule).")
-        same(calls[0][1], t, "the t that the model is told", "Pass t on as it is.")
-        v = _each(t, x0, eps, fn=lambda k, x, e: math.sqrt(s.abar[k]) * e - math.sqrt(1 - s.abar[k]) * x)
-        out = weight.detach() * xt + 0.01 * t.reshape(-1, 1, 1, 1)
-        want = ((out - (eps if target == "eps" else v)) ** 2).mean()
-        if isinstance(got, torch.Tensor) and got.ndim == 0:
-            for name, wrong in {"x0": x0, "eps": eps, "v": v, "x_t": xt}.items():
-                if name != target and torch.isclose(got, ((out - wrong) ** 2).mean(), rtol=1e-5):
-                    raise Wrong(f'with target="{target}" the output was compared with {name}.')
-            right(not torch.isclose(got, want * x0[0].numel(), rtol=1e-4), "sum over the pixels: take the mean over everything.")
-        same(got, want, f'the loss with target="{target}"', "Mean over all elements of (output - target)².")
-        needs_grad(got, {"the model's weights": weight}, "the loss")
+
+        def model(x, times):
+            calls.append((x.detach(), times))
+            return network(x, times, weight)
+
+        out = answer(model, x0, t, eps, schedule, target)
+        right(len(calls) == 1, f"the model should be called once, as model(x_t, t); it was called {len(calls)} times.")
+        right(torch.is_tensor(calls[0][1]) and calls[0][1].shape == t.shape and torch.equal(calls[0][1], t), "the model should be told t as it is.")
+        right(not torch.equal(calls[0][0], x0.detach()), "the model was shown the clean picture.")
+        alike(calls[0][0], _noised(x0, t, eps, schedule).detach(), "what the model sees", 1e-5)
+        return out
+
+    def loss(x0, t, eps, schedule, target, weight, of=None, reduce=torch.mean, power=2):
+        xt = _noised(x0, t, eps, schedule)
+        wanted = {"eps": eps, "v": _velocity(x0, t, eps, schedule), "x0": x0, "xt": xt}[of or target]
+        return reduce((network(xt, t, weight) - wanted).abs() ** power)
+
+    each = lambda e: e.flatten(1).sum(1).mean()
+    suspects = [
+        ("the output was compared with eps whatever the target says.", lambda *a: loss(*a, of="eps")),
+        ("the output was compared with v whatever the target says.", lambda *a: loss(*a, of="v")),
+        ("the output was compared with x0.", lambda *a: loss(*a, of="x0")),
+        ("the output was compared with x_t.", lambda *a: loss(*a, of="xt")),
+        ("the squares were summed: their mean over everything is wanted.", lambda *a: loss(*a, reduce=torch.sum)),
+        ("the squares were summed over each picture: their mean over everything is wanted.", lambda *a: loss(*a, reduce=each)),
+        ("absolute errors were taken: squares are wanted.", lambda *a: loss(*a, power=1)),
+    ]
+
+    def case(target, *shape):
+        def draw(g):
+            x0, eps = (torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(2))
+            weight = torch.rand((), generator=g, dtype=torch.float64) + 0.3
+            return {"x0": x0, "t": torch.tensor([1, 9, 22, 40])[: shape[0]], "eps": eps, "schedule": S, "target": target, "weight": weight}
+
+        return draw
+
+    cases = [case(target, *shape) for target in ("eps", "v") for shape in ((4, 3, 4, 5), (3, 6))]
+    agree(work, loss, cases, what="the loss", grad=("x0", "eps", "weight"), tol=1e-9, suspects=suspects)
+    given = case("v", 4, 3, 4, 5)(torch.Generator().manual_seed(9))
+    x0, t, eps, schedule, _, weight = given.values()
+    got = answer(lambda x, times: network(x, times, weight), x0, t, eps, schedule)
+    same(got, loss(x0, t, eps, schedule, "v", weight), 'the loss without a target (it is "v" then)', tol=1e-9)
+
+
+def _step(xt, x0, eps, t, s, schedule, eta=0.0, z=None, squared=True, shrink=True, level=None):
+    out = []
+    for i in range(len(t)):
+        a, b = schedule.abar[t[i]].item(), schedule.abar[(s if level is None else level(t, s))[i]].item()
+        sigma = (eta if squared else math.sqrt(eta)) * math.sqrt(max(0.0, (1 - b) / (1 - a) * (1 - a / b)))
+        old = math.sqrt(max(0.0, 1 - b - (sigma**2 if shrink else 0)))
+        out.append(math.sqrt(b) * x0[i] + old * eps[i] + (sigma * z[i] if sigma else 0))
+    return torch.stack(out)
 
 
 def ddim_step(answer):
-    s, g = _schedule(), torch.Generator().manual_seed(4)
-    xt, x0, eps, z = torch.randn(4, 4, 3, 2, 2, generator=g)
-    t, earlier = torch.tensor([40, 30, 12, 5]), torch.tensor([39, 10, 11, 0])
-    for eta in (0.0, 1.0, 0.5):
+    suspects = [
+        ("eta makes no difference: the fresh noise is missing.", lambda x, a, e, t, s, c, eta=0.0, z=None: _step(x, a, e, t, s, c)),
+        ("eta is not squared in sigma².", lambda *a: _step(*a, squared=False)),
+        ("the old noise keeps its whole weight, so with the fresh noise it piles up.", lambda *a: _step(*a, shrink=False)),
+        ("the result stands at level t: level s is wanted.", lambda *a: _step(*a, level=lambda t, s: t)),
+        ("x0_hat and eps_hat are exchanged.", lambda x, a, e, *rest: _step(x, e, a, *rest)),
+    ]
 
-        def step(i, eta=eta):
-            a, b = s.abar[t[i]].item(), s.abar[earlier[i]].item()
-            sigma = eta * math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)
-            fresh = math.sqrt(b) * x0[i] + sigma * z[i]
-            return fresh + math.sqrt(max(0.0, 1 - b - sigma**2)) * eps[i], fresh + math.sqrt(1 - b) * eps[i]
+    def case(eta, *shape, noise=True, dtype=torch.float64):
+        def draw(g):
+            parts = {k: torch.randn(shape, generator=g, dtype=dtype) for k in ("xt", "x0_hat", "eps_hat")}
+            times = {"t": torch.tensor([40, 30, 12, 5])[: shape[0]], "s": torch.tensor([39, 10, 11, 0])[: shape[0]], "schedule": S}
+            return parts | times | ({"eta": eta, "z": torch.randn(shape, generator=g, dtype=dtype)} if noise else {})
 
-        got = answer(xt, x0, eps, t, earlier, s, eta, z)
-        want, unreduced = (torch.stack(v) for v in zip(*(step(i) for i in range(4))))
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(
-                torch.allclose(got[3], x0[3], atol=1e-5),
-                "at s = 0 the step should land exactly on x0_hat: is it abar_s (not abar_t) that weighs x0_hat and eps_hat?",
-            )
-            right(
-                not eta or not torch.allclose(got, unreduced, atol=1e-5),
-                "with eta > 0 the weight of eps_hat must shrink to sqrt(1 - abar_s - sigma²), or noise piles up.",
-            )
-            right(
-                not (eta == 1.0 and torch.allclose(got, torch.stack([step(i, 0.0)[0] for i in range(4)]), atol=1e-5)),
-                "eta = 1 gives the same as eta = 0: add sigma · z.",
-            )
-        same(got, want, f"x_s with eta = {eta}", "" if eta == 0 else "sigma² = eta² (1 - abar_s)/(1 - abar_t) (1 - abar_t/abar_s): eta is squared in it.")
-    same(
-        answer(xt, x0, eps, t, earlier, s),
-        torch.stack([_plain(s, x0, eps, earlier, i) for i in range(4)]),
-        "x_s without z",
-        "With eta = 0 no noise is needed: z may be None.",
-    )
+        return draw
+
+    cases = [case(eta, 4, 3, 2, 5) for eta in (0.0, 1.0, 0.5)] + [case(0.7, 4, 6), case(0.0, 4, 3, 2, 5, noise=False)]
+    agree(answer, _step, cases, what="x_s", grad=("x0_hat", "eps_hat"), tol=1e-9, suspects=suspects)
+    agree(answer, _step, case(0.5, 4, 3, 2, 5, dtype=torch.float32), what="x_s in single precision", tol=1e-5)
 
 
-def _plain(s, x0, eps, earlier, i):
-    b = s.abar[earlier[i]].item()
-    return math.sqrt(b) * x0[i] + math.sqrt(1 - b) * eps[i]
+def ddim_sample(answer):
+    def network(x, t):
+        return (1.3 * x).sin() + 0.02 * t.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+
+    def brute(T, steps, target, eta, clip, start, seed, told):
+        s, g = _schedule(T), torch.Generator().manual_seed(seed)
+        x = torch.randn(2, 3, 4, generator=g) if start is None else start
+        levels = []
+        for i in range(steps + 1):
+            level = int(torch.linspace(T, 0, steps + 1)[i].round())
+            if level not in levels:
+                levels.append(level)
+        guesses = []
+        for now, then in zip(levels, levels[1:]):
+            told.append(now)
+            t, u = torch.full((2,), now), torch.full((2,), then)
+            out, a, b = network(x, t), math.sqrt(s.abar[now]), math.sqrt(1 - s.abar[now])
+            x0 = {"eps": (x - b * out) / a, "v": a * x - b * out, "x0": out}[target]
+            x0 = x0.clamp(-1, 1) if clip else x0
+            eps = (x - a * x0) / b
+            z = torch.randn(2, 3, 4, generator=g) if eta else None
+            x = _step(x, x0, eps, t, u, s, eta, z)
+            guesses.append(x0)
+        return x, guesses
+
+    start = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(8))
+    plan = [
+        (12, 4, "v", 0.0, True, start),
+        (12, 5, "eps", 0.0, False, None),
+        (10, 7, "x0", 0.0, False, start),
+        (12, 4, "v", 1.0, True, None),
+        (9, 9, "v", 0.5, False, start),
+    ]
+    plan += [(12, 1, "v", 0.0, False, start), (5, 9, "v", 0.0, True, start), (1, 2, "v", 0.0, False, start)]
+    for n, (T, steps, target, eta, clip, begin) in enumerate(plan):
+        calls, told = [], []
+        weight = torch.ones((), requires_grad=True)
+
+        def model(x, t):
+            calls.append(t)
+            return weight * network(x, t)
+
+        where = f"with T = {T} and steps = {steps}"
+        more = {"target": target, "eta": eta, "clip": clip, "generator": torch.Generator().manual_seed(n)} | ({} if begin is None else {"start": begin})
+        want, guesses = brute(T, steps, target, eta, clip, begin, n, told)
+        got = answer(model, (2, 3, 4), steps, _schedule(T), keep=True, **more)
+        right(isinstance(got, (tuple, list)) and len(got) == 2, "with keep=True return two things: x_0 and the list of guesses.")
+        levels = [int(t.flatten()[0]) for t in calls]
+        right(all(t.shape == (2,) for t in calls), "the model should be told one level for each example: t has shape (B,).")
+        right(levels == told, f"{where} the model should be asked at the levels {told}, but it was asked at {levels}.")
+        right(
+            isinstance(got[0], torch.Tensor) and torch.isfinite(got[0]).all(), f"{where} the result holds nan or inf: is there a jump from a level to itself?"
+        )
+        alike(got[1], guesses, f"the guesses {where}, target={target!r}, eta={eta}", 1e-4)
+        same(got[0], want, f"x_0 {where}, target={target!r}, eta={eta}, clip={clip}", tol=1e-4)
+        right(not got[0].requires_grad, "the sampler should not collect gradients (torch.no_grad).")
+        plain = answer(model, (2, 3, 4), steps, _schedule(T), **(more | {"generator": torch.Generator().manual_seed(n)}))
+        right(isinstance(plain, torch.Tensor), "without keep return x_0 alone.")
+        same(plain, want, f"x_0 {where} without keep", tol=1e-4)
+    used = torch.Generator().manual_seed(3)
+    answer(network, (2, 3), 3, _schedule(12), generator=used, start=torch.zeros(2, 3))
+    right(torch.equal(used.get_state(), torch.Generator().manual_seed(3).get_state()), "with a start and eta = 0 nothing is random: the generator should stay as it is.")
+    one = answer(network, (1, 2), 3, clip=False, generator=torch.Generator().manual_seed(1))
+    right(isinstance(one, torch.Tensor) and one.shape == (1, 2), "without a schedule the lesson's own, make_schedule(), is used.")
+    if torch.equal(one, answer(network, (1, 2), 3, clip=False, generator=torch.Generator().manual_seed(2))):
+        raise Wrong("two generators give the same sample: x_T does not come from `generator`.")

@@ -22,10 +22,14 @@ class Schedule:
 
 
 def make_schedule(kind="cosine", T=1000):
-    """kind "linear": DDPM, section 4, for T = 1000. "cosine": Nichol & Dhariwal 2021, eq. 17, with beta at most 0.999."""
+    """kind "linear": DDPM, section 4, for T = 1000. "cosine": Nichol & Dhariwal 2021, eq. 17. beta is at most 0.999."""
+    if T < 1:
+        raise ValueError(f"a schedule needs at least one step, not T = {T}")
     u = torch.arange(T + 1, dtype=torch.float64) / T
     if kind == "linear":
-        beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)
+        beta = (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)).clamp(
+            max=0.999
+        )  # few steps: large ones
     elif kind == "cosine":
         f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
         beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
@@ -243,25 +247,16 @@ def ddim_step(xt, x0_hat, eps_hat, t, s, schedule, eta=0.0, z=None):
 
 @torch.no_grad()
 def ddim_sample(
-    model,
-    shape,
-    steps=50,
-    schedule=None,
-    target="v",
-    eta=0.0,
-    clip=True,
-    generator=None,
-    device="cpu",
-    start=None,
-    keep=False,
-):
+    model, shape, steps=50, schedule=None, target="v", eta=0.0, clip=True, generator=None, device="cpu", start=None, keep=False
+):  # fmt: skip
     """From noise to data in ``steps`` jumps, evenly spaced in t. ``start``: x_T to begin with. Returns x_0; with keep also the list of all x_0 guesses.
 
-    ``model(x, t)`` may be any callable, so that guidance (lesson 2.4) is a wrapper around the network.
+    ``model(x, t)`` may be any callable, so that guidance (lesson 2.4) is a wrapper around the network. More steps than levels: each level once.
     """
     schedule = schedule or make_schedule()
     x = (torch.randn(shape, generator=generator) if start is None else start).to(device)
-    times, guesses = torch.linspace(schedule.T, 0, steps + 1).round().long(), []
+    times = torch.linspace(schedule.T, 0, steps + 1).round().long().unique().flip(0)  # T ... 0, none twice
+    guesses = []
     for now, then in zip(times[:-1], times[1:]):
         t, s = now.expand(len(x)).to(device), then.expand(len(x)).to(device)
         x0, eps = split(model(x, t), x, t, schedule, target, clip)

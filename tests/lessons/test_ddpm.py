@@ -356,3 +356,26 @@ def test_stored_weights_load_and_denoise():
     with torch.no_grad():
         guess, _ = ddpm.split(net(xt, t), xt, t, schedule, about["training"]["target"])
     assert (guess - x0).square().mean() < 0.2 * (xt - x0).square().mean()
+
+
+# The ends of the ranges
+
+
+def test_more_jumps_than_levels_and_a_schedule_of_one_step():
+    asked = []
+    x = ddpm.ddim_sample(lambda x, t: asked.append(int(t)) or 0 * x, (1, 1, 1, 1), 2, ddpm.make_schedule(T=1))
+    assert torch.isfinite(x).all() and asked == [1]
+    x = ddpm.ddim_sample(lambda x, t: 0 * x, (2, 3), 50, ddpm.make_schedule(T=7), eta=1.0)
+    assert torch.isfinite(x).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("T", [1, 2, 19, 20, 1000])
+def test_schedules_of_any_length_stay_between_0_and_1(kind, T):
+    s = ddpm.make_schedule(kind, T)
+    assert s.T == T and s.abar[0] == 1 and (s.abar > 0).all() and (s.abar[1:] < s.abar[:-1]).all() and s.beta.max() <= 0.999
+
+
+def test_a_schedule_without_steps_gets_one_sentence():
+    with pytest.raises(ValueError, match="at least one step"):
+        ddpm.make_schedule(T=0)
