@@ -64,7 +64,7 @@ bench: $(VENV)/.test ## time our modules against the reference libraries
 export: $(VENV)/.lab ## write course_utils/lessons from the cells tagged export
 	$(COURSE) export
 
-badges: $(VENV)/.lab ## rewrite badges and set-up cells from [project.urls] in pyproject.toml
+badges: $(VENV)/.lab ## rewrite badges, neighbours, times and set-up cells in the notebooks (from pyproject.toml, curriculum and scoreboard)
 	$(COURSE) badges
 
 scoreboard: $(VENV)/.lab ## rewrite the tables of lessons in README.md and README.ko.md

@@ -1,4 +1,4 @@
-"""The start page's door to the whole course: its map, its table of lessons, and the doctor."""
+"""The start page's door to the whole course: its map, and the doctor."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ def draw_map() -> None:
     from . import show
 
     show.course_map()
-
-
-def table() -> None:
-    """Show the lessons that stand, with links and times."""
-    from . import curriculum
-
-    curriculum.table()
 
 
 def doctor() -> int:

@@ -108,26 +108,3 @@ def main() -> int:
             needs = f"  (needs {', '.join(lessons()[n].number for n in lesson.needs)})" if lesson.needs else ""
             print(f"  {lesson.number:5}{lesson.name:24}{time:>6}  {headline}{needs}")
     return 0
-
-
-def table() -> None:
-    """Show the lessons that stand, with links, and the planned ones by number (in a notebook; as text elsewhere)."""
-    from . import scoreboard
-
-    board = scoreboard.lessons()
-    rows = ["| | lesson | 강의 | time on 2 cores | needs |", "|---|---|---|---|---|"]
-    for lesson in ready():
-        seconds = board.get(lesson.name, {}).get("seconds", {}).get("quick")
-        needs = ", ".join(lessons()[n].number for n in lesson.needs) or "–"
-        link = lesson.path.removeprefix("notebooks/")
-        rows.append(f"| {lesson.number} | [{lesson.title}]({link}) | {lesson.korean} | {f'{seconds:.0f} s' if seconds else '–'} | {needs} |")
-    planned = [x.number for x in lessons().values() if x.status == "planned"]
-    if planned:
-        rows += ["", f"Planned: {len(planned)} more lessons."]
-    text = "\n".join(rows)
-    try:
-        from IPython.display import Markdown, display
-    except ImportError:
-        print(text)
-    else:
-        display(Markdown(text))

@@ -1,4 +1,4 @@
-"""Where the course lives is said once, in ``[project.urls]`` of pyproject.toml; this writes it into badges, set-up cells, READMEs and CITATION.cff."""
+"""What every notebook says about its place: its address (said once, in ``[project.urls]`` of pyproject.toml), its neighbours, its times, the start page's table."""
 
 from __future__ import annotations
 
@@ -118,6 +118,8 @@ def placed(lesson: curriculum.Lesson, nb: dict, origin: tuple[str, str]) -> dict
 
 def drift(write: bool = False) -> list[str]:
     """Files whose addresses differ from pyproject.toml; with ``write`` they are mended."""
+    from .readme import start_page
+
     where = origin()
     changed, by_path = [], {x.path: x for x in curriculum.ready()}
     for file in [notebooks.find("start_here"), *notebooks.lessons().values()]:
@@ -131,6 +133,8 @@ def drift(write: bool = False) -> list[str]:
             mended = {"cells": [{**c, "source": text} for c, text in zip(nb["cells"], after)]}
             for i, text in placed(lesson, mended, where).items():
                 after[i] = text
+        else:
+            after = [start_page(text) if c["cell_type"] == "markdown" else text for c, text in zip(nb["cells"], after)]
         if before != after:
             changed.append(file.relative_to(root()).as_posix())
             for cell, text in zip(nb["cells"], after):

@@ -48,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--check", action="store_true", help="fail when a README's table is out of step")
     p.set_defaults(call=lambda a: _module("readme").main(a))
 
-    p = sub.add_parser("gallery", help="write docs/gallery/*.png from the stored figures tagged gallery")
-    p.set_defaults(call=lambda a: _module("readme").gallery())
+    p = sub.add_parser("gallery", help="write docs/gallery and docs/banner.png from the stored figures tagged gallery")
+    p.add_argument("--check", action="store_true", help="change nothing; fail when a figure is out of step with its notebook")
+    p.set_defaults(call=lambda a: _module("readme").gallery(a.check))
 
-    p = sub.add_parser("badges", help="rewrite Colab badges and set-up cells from [project.urls] in pyproject.toml")
+    p = sub.add_parser("badges", help="rewrite Colab badges, links to neighbours, times and set-up cells in the notebooks")
     p.add_argument("--check", action="store_true")
     p.set_defaults(call=lambda a: _module("badges").main(a))
 
