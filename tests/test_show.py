@@ -138,7 +138,7 @@ def test_small_pictures_are_enlarged_by_whole_numbers(monkeypatch, side, n, cols
     fig = drawn(monkeypatch, images=torch.rand(n, 3, side, side), cols=cols)
     sizes = {tuple((ax.get_position().size * fig.get_size_inches() * fig.dpi).round(3)) for ax in fig.axes}
     assert sizes == {(tile, tile)} and tile % side == 0 and tile >= 96
-    assert fig.get_size_inches()[0] * fig.dpi <= 1060
+    assert fig.get_size_inches()[0] * fig.dpi <= 1180
 
 
 def test_rows_and_columns_have_names_and_stay_together(monkeypatch):

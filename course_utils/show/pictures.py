@@ -8,10 +8,10 @@ import math
 import textwrap
 
 from ..errors import CourseError
-from .style import DIVERGING, DPI, SEQUENTIAL, array, emit, finish, label, still, with_palette
+from .style import DIVERGING, DPI, SEQUENTIAL, array, emit, finish, label, still
 
 TILE = 96  # screen pixels: no picture is shown smaller
-WIDTH = 1060  # screen pixels: no grid is wider
+WIDTH = 1180  # screen pixels: no grid is wider
 
 
 def pictures(images):
@@ -189,4 +189,4 @@ def _png_of(picture, scale: int = 1) -> bytes:
 
     out = io.BytesIO()
     Image.fromarray((picture * 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)).save(out, "PNG", optimize=True)
-    return with_palette(out.getvalue())
+    return out.getvalue()
