@@ -1,156 +1,243 @@
-"""Checks of lesson 2.2 (VAE): each computes its own answer with plain numbers, one example at a time."""
+"""Checks of lesson 2.2 (VAE): sums written out, a model small enough to be followed by hand, and one training step done twice."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
+from torch import nn
 
-from ..exercises import Wrong, needs_grad, right, same
+from ..exercises import Wrong, agree, alike, right, same, same_state
 
 HINTS = {
     "reparameterise": [
         "Move and stretch the standard normal eps: its mean should become mu, its standard deviation sigma.",
         "logvar is the logarithm of the variance sigma². What is sigma?",
-        "return mu + (0.5 * logvar).exp() * eps.",
+        "sigma is exp(logvar / 2); multiply eps by it and add mu.",
     ],
     "kl_divergence": [
-        "One number per entry of the code, (mu² + sigma² - 1 - log sigma²) / 2, then a sum over everything but the batch.",
+        "One number per entry of the code. Which axes are summed, which one stays?",
         "sigma² is logvar.exp(), and log sigma² is logvar itself. flatten(1).sum(1) sums everything but the batch.",
-        "return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1).",
+        "(mu² + exp(logvar) - 1 - logvar) / 2, flattened behind the batch and summed.",
     ],
     "elbo": [
-        "Four steps: model.encode, reparameterise, model.log_px, kl_divergence.",
+        "Four steps: model.encode, reparameterise, model.log_px, kl_divergence. Which of them sees the dice?",
         "The decoder is scored at the draw z = reparameterise(mu, logvar, eps), not at mu. Only the bound contains beta.",
-        "mu, logvar = model.encode(x); log_px = model.log_px(x, reparameterise(mu, logvar, eps)); kl = kl_divergence(mu, logvar); "
-        "return log_px - beta * kl, log_px, kl.",
+        "Return log_px - beta * kl, log_px, kl, with log_px = model.log_px(x, z) and kl = kl_divergence(mu, logvar).",
     ],
     "iwae_bound": [
-        "First the logarithm of each weight, (K, B): log p(x|z) + log p(z) - log q(z|x). Then the mean of the weights, in logarithms.",
-        "log p(z) is log_normal(z), log q(z|x) is log_normal(z, mu, logvar). The mean over K is logsumexp over axis 0, minus log K.",
-        "mu, logvar = model.encode(x); z = reparameterise(mu, logvar, eps); log_w = model.log_px(x, z) + log_normal(z) - log_normal(z, mu, logvar); "
-        "return torch.logsumexp(log_w, 0) - math.log(len(eps)).",
+        "First the logarithm of each weight, (K, B). Then the mean of the weights; how is that done when only their logarithms fit into a float?",
+        "log p(z) is log_normal(z), log q(z|x) is log_normal(z, mu, logvar). torch.logsumexp over axis 0 is the log of a sum, not yet of a mean.",
+        "log_w = model.log_px(x, z) + log_normal(z) - log_normal(z, mu, logvar); then logsumexp(log_w, 0) - log K.",
+    ],
+    "train_step": [
+        "Forward, loss, three lines of optimiser, log. What does the optimiser minimise when the bound should rise?",
+        "The loss is minus the mean of elbo(model, x, eps, beta)[0]. Gradients of the step before must be cleared. What is logged is the true bound, without beta.",
+        "eps = torch.randn(len(x), model.latent, generator=generator).to(x.device); bound, log_px, kl = elbo(model, x, eps, beta); loss = -bound.mean(); zero_grad, backward, step; "
+        'return {"minus_elbo": (kl - log_px).mean().item(), "rebuild": ..., "price": ...}.',
     ],
 }
+
+
+def _numbers(g, dtype, **shapes):
+    return {k: torch.randn(s, generator=g, dtype=dtype) for k, s in shapes.items()}
+
+
+def reparameterise(answer):
+    stretch = lambda by: lambda mu, logvar, eps: mu + by(logvar) * eps
+    suspects = [
+        ("eps was stretched by the variance: the standard deviation is its root.", stretch(lambda v: v.exp())),
+        ("eps was stretched by logvar itself.", stretch(lambda v: v)),
+        ("eps was stretched by exp(-logvar / 2).", stretch(lambda v: (-v / 2).exp())),
+        ("this is mu: the noise is missing.", lambda mu, logvar, eps: mu.expand(eps.shape)),
+        ("eps was not stretched at all.", lambda mu, logvar, eps: mu + eps),
+    ]
+
+    def case(shape, front=(), dtype=torch.float64):
+        return lambda g: _numbers(g, dtype, mu=shape, logvar=shape, eps=(*front, *shape))
+
+    cases = [case((4, 3)), case((2, 5), (6,)), case((3, 2), (4, 5)), case((4, 3), dtype=torch.float32)]
+    want = lambda mu, logvar, eps: mu + torch.sqrt(torch.exp(logvar)) * eps
+    agree(answer, want, cases, what="z", grad=("mu", "logvar", "eps"), tol=1e-6, suspects=suspects)
+
+
+def kl_divergence(answer):
+    def brute(mu, logvar, half=0.5, var=torch.exp, sign=1.0, reduce=lambda e: e.flatten(1).sum(1)):
+        return sign * reduce(half * (mu**2 + var(logvar) - 1 - logvar))
+
+    suspects = [
+        ("the sign is turned: a KL divergence is never negative.", lambda m, v: brute(m, v, sign=-1.0)),
+        ("the factor 1/2 is missing.", lambda m, v: brute(m, v, half=1.0)),
+        ("this is the mean over the code: nats of independent numbers add up.", lambda m, v: brute(m, v, reduce=lambda e: e.flatten(1).mean(1))),
+        ("sigma stands where sigma² belongs.", lambda m, v: brute(m, v, var=lambda u: (u / 2).exp())),
+        ("everything was averaged into one number: each picture has its own.", lambda m, v: brute(m, v).mean()),
+        ("everything was summed into one number: each picture has its own.", lambda m, v: brute(m, v).sum()),
+        ("only the last axis was summed: sum over everything but the batch.", lambda m, v: brute(m, v, reduce=lambda e: e.sum(-1))),
+    ]
+
+    def case(*shape, dtype=torch.float64):
+        return lambda g: _numbers(g, dtype, mu=shape, logvar=shape)
+
+    cases = [case(4, 3), case(2, 4, 3, 5), case(1, 6), case(3, 5, dtype=torch.float32)]
+    agree(answer, brute, cases, what="the KL", grad=("mu", "logvar"), tol=1e-6, suspects=suspects)
+    same(answer(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(2), "the KL of a code that says nothing")
 
 
 class _Model:
     """A model with known answers: 3 pixels, 2 numbers of code, p(x|z) = N(Az, I). ``far`` lowers log p(x|z), as with many pixels."""
 
-    def __init__(self, seed: int, far: float = 0.0):
-        g = torch.Generator().manual_seed(seed)
-        self.A, self.M = torch.randn(3, 2, generator=g), torch.randn(2, 3, generator=g)
-        self.shift, self.far, self.seen = torch.tensor([-0.7, 0.4], requires_grad=True), far, []
+    latent = 2
+
+    def __init__(self, A, M, shift, far=0.0):
+        self.A, self.M, self.shift, self.far = A, M, shift, far
 
     def encode(self, x):
-        return x @ self.M.T * 0.5, (0.3 * x[:, :2]).sin() + self.shift
+        return x @ self.M.T * 0.5, (0.3 * x[..., :2]).sin() + self.shift
 
     def log_px(self, x, z):
-        self.seen.append(z)
         return -0.5 * ((x - z @ self.A.T) ** 2).sum(-1) - self.far
 
-    def plain(self, x, eps):
-        """(log p(x|z), log p(z), log q(z|x), KL, log p(x|mu)) of one example, with Python's numbers."""
-        with torch.no_grad():
-            mu, logvar = (v[0].double().tolist() for v in self.encode(x[None]))
-        eps, xs, A = eps.double().tolist(), x.double().tolist(), self.A.double().tolist()
-        z = [m + math.exp(v / 2) * e for m, v, e in zip(mu, logvar, eps)]
 
-        def fit(code):
-            return sum(-0.5 * (v - sum(a * c for a, c in zip(row, code))) ** 2 for v, row in zip(xs, A)) - self.far
-
-        prior = sum(-0.5 * (c * c + math.log(2 * math.pi)) for c in z)
-        q = sum(-0.5 * (e * e + v + math.log(2 * math.pi)) for e, v in zip(eps, logvar))
-        kl = sum(0.5 * (m * m + math.exp(v) - 1 - v) for m, v in zip(mu, logvar))
-        return fit(z), prior, q, kl, fit(mu)
+def _parts(A, M, shift, x, eps, far=0.0):
+    """log p(x|z), log p(z), log q(z|x), KL and log p(x|mu), written out from the definitions."""
+    mu, logvar = x @ M.T * 0.5, (0.3 * x[..., :2]).sin() + shift
+    z = mu + torch.sqrt(torch.exp(logvar)) * eps
+    fit = lambda code: -0.5 * sum((x[..., i] - sum(A[i, j] * code[..., j] for j in range(2))) ** 2 for i in range(3)) - far
+    prior = sum(-0.5 * (z[..., j] ** 2 + math.log(2 * math.pi)) for j in range(2))
+    q = sum(-0.5 * (eps[..., j] ** 2 + logvar[..., j] + math.log(2 * math.pi)) for j in range(2))
+    kl = sum(0.5 * (mu[..., j] ** 2 + logvar[..., j].exp() - 1 - logvar[..., j]) for j in range(2))
+    return fit(z), prior, q, kl, fit(mu)
 
 
-def reparameterise(answer):
-    g = torch.Generator().manual_seed(1)
-    for shape, front in (((4, 3), ()), ((2, 5), (6,))):
-        mu, logvar = torch.randn(2, *shape, generator=g).unbind(0)
-        eps = torch.randn(*front, *shape, generator=g)
-        mu.requires_grad_(), logvar.requires_grad_()
-        got = answer(mu, logvar, eps)
-        want = mu + torch.tensor([math.sqrt(math.exp(v)) for v in logvar.detach().flatten().tolist()]).reshape(shape) * eps
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(not torch.allclose(got, mu + logvar.exp() * eps, atol=1e-5), "eps was stretched by the variance: the standard deviation is exp(logvar / 2).")
-            right(not torch.allclose(got, mu + logvar * eps, atol=1e-5), "eps was stretched by logvar itself: the standard deviation is exp(logvar / 2).")
-            right(not torch.allclose(got, mu.expand(want.shape), atol=1e-5), "this is mu: the noise is missing.")
-        same(got, want, "z", "z = mu + sigma · eps, with sigma = exp(logvar / 2); use the eps that is given, and draw none yourself.")
-        needs_grad(got, {"mu": mu, "logvar": logvar}, "z")
-
-
-def kl_divergence(answer):
-    g = torch.Generator().manual_seed(2)
-    for shape, dtype in (((4, 3), torch.float32), ((3, 5), torch.float64), ((2, 4, 3, 3), torch.float64)):
-        mu, logvar = torch.randn(2, *shape, generator=g, dtype=dtype).unbind(0)
-        mu.requires_grad_(), logvar.requires_grad_()
-        got = answer(mu, logvar)
-        each = [[0.5 * (m * m + math.exp(v) - 1 - v) for m, v in zip(a.flatten().tolist(), b.flatten().tolist())] for a, b in zip(mu, logvar)]
-        want = torch.tensor([math.fsum(row) for row in each], dtype=dtype)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(not torch.allclose(got, -want, atol=1e-5), "the sign is turned: a KL divergence is never negative.")
-            right(not torch.allclose(got, 2 * want, atol=1e-5), "the factor 1/2 is missing.")
-            mean = torch.tensor([math.fsum(row) / len(row) for row in each], dtype=dtype)
-            right(not torch.allclose(got, mean, atol=1e-5), "this is the mean over the code: sum, since nats of independent numbers add up.")
-            right(bool((got > -1e-6).all()), "a KL divergence is never negative: check the signs, and that sigma² is logvar.exp().")
-        if isinstance(got, torch.Tensor) and got.ndim == 0:
-            raise Wrong(f"the KL should have shape {tuple(want.shape)}, one number for each picture, but it has (): do not sum or average over the batch.")
-        same(got, want, "the KL", "(mu² + sigma² - 1 - log sigma²) / 2, summed over everything but the batch.", 1e-5 if dtype == torch.float32 else 1e-12)
-        needs_grad(got, {"mu": mu, "logvar": logvar}, "the KL")
+def _model_case(front=(), dtype=torch.float64, **more):
+    return lambda g: _numbers(g, dtype, A=(3, 2), M=(2, 3), shift=(2,), x=(4, 3), eps=(*front, 4, 2)) | more
 
 
 def elbo(answer):
-    g = torch.Generator().manual_seed(3)
-    x, eps = torch.randn(4, 3, generator=g), torch.randn(4, 2, generator=g)
-    for beta in (1.0, 3.0):
-        model = _Model(5)
-        got = answer(model, x, eps, beta)
-        if not (isinstance(got, tuple) and len(got) == 3):
-            raise Wrong("return three things: the bound, log p(x|z), and the KL.")
-        fit, _, _, kl, at_mu = (torch.tensor(v, dtype=torch.float32) for v in zip(*(model.plain(a, b) for a, b in zip(x, eps))))
-        right(len(model.seen) >= 1, "log p(x|z) has to come from model.log_px(x, z).")
-        if isinstance(got[0], torch.Tensor) and got[0].ndim == 0:
-            raise Wrong("the bound should have shape (4,), one number for each picture, but it has (): take no mean over the batch here.")
-        if isinstance(got[0], torch.Tensor) and got[0].shape == fit.shape:
-            right(
-                not torch.allclose(got[0], at_mu - beta * kl, atol=1e-4), "the decoder was scored at mu: it should see a draw, reparameterise(mu, logvar, eps)."
-            )
-            right(not torch.allclose(got[0], fit + beta * kl, atol=1e-4), "the KL is a price: subtract it.")
-            right(not torch.allclose(got[0], beta * kl - fit, atol=1e-4), "this is the loss: the bound is its negative.")
-            right(beta == 1 or not torch.allclose(got[0], fit - kl, atol=1e-4), "beta is not used: it weighs the KL in the bound.")
-        same(got[0], fit - beta * kl, "the bound", "log p(x|z) - beta · KL.")
-        same(got[1], fit, "log p(x|z)", "It is model.log_px(x, z) at the draw z.")
-        if beta != 1 and isinstance(got[2], torch.Tensor) and got[2].shape == kl.shape:
-            right(not torch.allclose(got[2], beta * kl, atol=1e-4), "the third answer is the KL itself, without beta.")
-        same(got[2], kl, "the KL", "It is kl_divergence(mu, logvar).")
-        needs_grad(got[0], {"the encoder": model.shift}, "the bound")
+    def work(A, M, shift, x, eps, *beta):
+        return answer(_Model(A, M, shift), x, eps, *beta)
+
+    def bound(A, M, shift, x, eps, beta=1.0, of=lambda fit, kl, mu, beta: fit - beta * kl, third=lambda kl, beta: kl):
+        fit, _, _, kl, mu = _parts(A, M, shift, x, eps)
+        return of(fit, kl, mu, beta), fit, third(kl, beta)
+
+    def at_mu(A, M, shift, x, eps, beta=1.0):
+        return bound(A, M, shift, x, 0 * eps, beta)
+
+    suspects = [
+        ("the decoder was scored at mu: it should see a draw.", at_mu),
+        ("the KL was added: it is a price.", lambda *a: bound(*a, of=lambda fit, kl, mu, beta: fit + beta * kl)),
+        ("the first answer is the loss: the bound is its negative.", lambda *a: bound(*a, of=lambda fit, kl, mu, beta: beta * kl - fit)),
+        ("beta is not used: it weighs the KL in the bound.", lambda *a: bound(*a, of=lambda fit, kl, mu, beta: fit - kl)),
+        ("the third answer is the KL itself, without beta.", lambda *a: bound(*a, third=lambda kl, beta: beta * kl)),
+        ("beta weighs the rebuilding: it belongs to the KL.", lambda *a: bound(*a, of=lambda fit, kl, mu, beta: beta * fit - kl)),
+    ]
+    for beta in (3.0, 0.5, 1.0):
+        cases = [_model_case(beta=beta), _model_case((5,), beta=beta), _model_case(dtype=torch.float32, beta=beta)]
+        grad = ("A", "M", "shift", "x", "eps")
+        agree(work, bound, cases, what=f"(bound, log p(x|z), KL) with beta = {beta:g}", grad=grad, tol=1e-5, suspects=suspects if beta != 1 else suspects[:3])
+    agree(work, bound, _model_case(), what="(bound, log p(x|z), KL) without beta", tol=1e-6)
 
 
 def iwae_bound(answer):
-    g = torch.Generator().manual_seed(4)
-    x = torch.randn(4, 3, generator=g)
-    for K, far in ((6, 0.0), (1, 0.0), (5, 300.0)):  # at -300 nats the plain exponential is 0 in single precision
-        model, eps = _Model(6, far), torch.randn(K, 4, 2, generator=g)
-        got = answer(model, x, eps)
-        parts = [[model.plain(x[i], eps[k, i]) for i in range(4)] for k in range(K)]
-        log_w = torch.tensor([[p[0] + p[1] - p[2] for p in row] for row in parts], dtype=torch.float64)
-        want = log_w.add(far).exp().mean(0).log().sub(far).float()
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            right(torch.isfinite(got).all().item(), "the bound is inf or nan: exp of -300 is 0 in single precision. Stay in logarithms, with torch.logsumexp.")
-            right(K == 1 or not torch.allclose(got, want + math.log(K), atol=1e-4), "logsumexp is the log of a sum: subtract log K to get the mean.")
+    def weights(A, M, shift, x, eps, far, prior=1.0, q=1.0, closed=False):
+        fit, p, log_q, kl, _ = _parts(A, M, shift, x, eps, far)
+        return fit - kl if closed else fit + prior * p - q * log_q
+
+    def mean(log_w):
+        top = log_w.detach().max(0).values
+        return (log_w - top).exp().mean(0).log() + top
+
+    def work(A, M, shift, x, eps, far):
+        return answer(_Model(A, M, shift, far), x, eps)
+
+    bound = lambda *a: mean(weights(*a))
+    suspects = [
+        ("this is the log of the sum of the weights: their mean is wanted.", lambda *a: mean(weights(*a)) + math.log(len(a[4]))),
+        ("the mean was taken after the log; that is the ELBO.", lambda *a: weights(*a).mean(0)),
+        ("log q(z|x) is missing from the weights.", lambda *a: mean(weights(*a, q=0.0))),
+        ("the weights hold only p(x|z).", lambda *a: mean(weights(*a, prior=0.0, q=0.0))),
+        ("log p(z) is missing from the weights.", lambda *a: mean(weights(*a, prior=0.0))),
+        ("log q(z|x) was added: the weights are divided by q.", lambda *a: mean(weights(*a, q=-1.0))),
+        ("this uses the closed-form KL: inside the mean each draw needs its own log p(z) - log q(z|x).", lambda *a: mean(weights(*a, closed=True))),
+        ("the best draw alone was taken, not the mean.", lambda *a: weights(*a).max(0).values),
+    ]
+
+    def case(K, far=0.0, dtype=torch.float64, odd=0.0):
+        def draw(g):
+            given = _model_case((K,), dtype)(g) | {"far": far}
+            given["x"][0] += odd  # one picture that is far less probable than the others
+            return given
+
+        return draw
+
+    grad = ("A", "M", "shift", "x", "eps")
+    agree(work, bound, [case(6), case(3)], what="the bound", grad=grad, tol=1e-6, suspects=suspects)
+    agree(work, bound, case(1), what="the bound with one draw", grad=grad, tol=1e-6)
+    what = "the bound where log p(x|z) is about -300 (the exponential of that is 0 in single precision)"
+    agree(work, bound, case(5, 300.0, torch.float32), what=what, tol=1e-5)
+    agree(work, bound, case(5, 0.0, torch.float32, odd=40.0), what="the bound where one picture is far less probable than the others", grad=("A",), tol=1e-4)
+
+
+class _Net(nn.Module):
+    """A small VAE whose parameters learn: 5 pixels, 3 numbers of code."""
+
+    latent = 3
+
+    def __init__(self, seed):
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.encoder, self.decoder = nn.Linear(5, 6).double(), nn.Linear(3, 5).double()
+        for p in self.parameters():
+            p.data.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.5)
+
+    def encode(self, x):
+        return self.encoder(x).chunk(2, -1)
+
+    def log_px(self, x, z):
+        return -nn.functional.binary_cross_entropy_with_logits(self.decoder(z), x.expand(*z.shape[:-1], 5), reduction="none").sum(-1)
+
+
+def _by_hand(net, optimiser, x, generator, beta):
+    """The step written without the lesson's functions."""
+    mu, logvar = net.encoder(x)[:, :3], net.encoder(x)[:, 3:]
+    eps = torch.randn(len(x), 3, generator=generator)
+    logits = net.decoder(mu + torch.sqrt(torch.exp(logvar)) * eps)
+    log_px = (x * torch.log(torch.sigmoid(logits)) + (1 - x) * torch.log(torch.sigmoid(-logits))).sum(1)
+    kl = (0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar)).sum(1)
+    for p in net.parameters():
+        p.grad = None
+    (beta * kl - log_px).mean().backward()
+    optimiser.step()
+    return {"minus_elbo": (kl - log_px).mean().item(), "rebuild": -log_px.mean().item(), "price": kl.mean().item()}
+
+
+def train_step(answer):
+    rounds = ((lambda p: torch.optim.Adam(p, lr=0.05), 1.0), (lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9), 0.25))
+    for seed, (make, beta) in enumerate(rounds):
+        mine, theirs = _Net(1), _Net(1)
+        my_optimiser, their_optimiser = make(mine.parameters()), make(theirs.parameters())
+        ours, others = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+        for step in range(3):
+            x = torch.bernoulli(torch.full((7 - step, 5), 0.4, dtype=torch.float64), generator=torch.Generator().manual_seed(step))
+            if step == 0:  # gradients left over from something else must not count
+                for p in mine.parameters():
+                    p.grad = torch.full_like(p, 10.0)
+            before = copy.deepcopy(mine.state_dict())
+            got = answer(mine, my_optimiser, x, ours, beta)
+            want = _by_hand(theirs, their_optimiser, x, others, beta)
+            where = f"step {step + 1} with beta = {beta:g}"
+            if not isinstance(got, dict) or set(got) != set(want):
+                raise Wrong("return a dictionary with the three keys minus_elbo, rebuild and price.")
             right(
-                K == 1 or not torch.allclose(got, log_w.mean(0).float(), atol=1e-4),
-                "the mean was taken after the log; that is the ELBO. Average the weights before the log.",
+                all(isinstance(v, float) for v in got.values()),
+                "the values for the log should be plain numbers (.item()): a tensor would keep the whole graph of the step alive.",
             )
-            no_q = torch.tensor([[p[0] + p[1] for p in row] for row in parts], dtype=torch.float64).add(far).exp().mean(0).log().sub(far).float()
-            right(not torch.allclose(got, no_q, atol=1e-4), "log q(z|x) is missing from the weights: subtract log_normal(z, mu, logvar).")
-            no_p = torch.tensor([[p[0] for p in row] for row in parts], dtype=torch.float64).add(far).exp().mean(0).log().sub(far).float()
-            right(not torch.allclose(got, no_p, atol=1e-4), "the weights hold only p(x|z): add log p(z) and subtract log q(z|x).")
-            closed = torch.tensor([[p[0] - p[3] for p in row] for row in parts], dtype=torch.float64).add(far).exp().mean(0).log().sub(far).float()
-            right(not torch.allclose(got, closed, atol=1e-4), "this uses the closed-form KL: inside the mean each draw needs its own log p(z) - log q(z|x).")
-        if isinstance(got, torch.Tensor) and got.ndim == 0:
-            raise Wrong("the bound should have shape (4,), one number for each picture, but it has (): logsumexp runs over axis 0 only.")
-        same(got, want, f"the bound with K = {K}", "logsumexp over k of log p(x|z) + log p(z) - log q(z|x), minus log K.", 1e-4 if far else 1e-5)
-        needs_grad(got, {"the encoder": model.shift}, "the bound")
+            right(
+                any(not torch.equal(v, before[k]) for k, v in mine.state_dict().items()),
+                f"in {where} no parameter moved: is the optimiser's step missing, or the backward pass?",
+            )
+            alike(got, want, f"the log of {where}", 1e-9)
+            same_state(mine, theirs, f"after {where} the model", 1e-9)
+            right(torch.equal(ours.get_state(), others.get_state()), f"in {where} the generator should give one draw of shape (B, latent), and nothing else.")

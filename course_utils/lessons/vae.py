@@ -210,3 +210,14 @@ class ConvVAE(nn.Module):
     def log_px(self, x, z):
         """log density of x given z, (B,)."""
         return log_normal(x.flatten(1), self.decoder(z).flatten(1), 2 * self.log_sigma)
+
+
+def train_step(model, optimiser, x, generator, beta=1.0):
+    """One step of the optimiser on a batch x (B, pixels). Returns {"minus_elbo": nats, "rebuild": nats, "price": nats}, means over the batch."""
+    eps = torch.randn(len(x), model.latent, generator=generator).to(x.device)
+    bound, log_px, kl = elbo(model, x, eps, beta)
+    loss = -bound.mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return {"minus_elbo": (kl - log_px).mean().item(), "rebuild": -log_px.mean().item(), "price": kl.mean().item()}

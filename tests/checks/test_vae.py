@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from course_utils.checks import vae as checks
+from course_utils.exercises import examine
 from course_utils.lessons import vae
 from course_utils.lessons.vae import log_normal
 
@@ -135,51 +136,134 @@ def iwae_over_everything(model, x, eps):
     return torch.logsumexp(_log_w(model, x, eps).flatten(), 0) - math.log(len(eps))
 
 
+def step(draw=None, loss=None, clear=True, move=True, log=None):
+    """A training step with one part replaced: draw(model, x, g), loss(bound, log_px, kl, beta), log(log_px, kl, beta)."""
+
+    def run(model, optimiser, x, generator, beta=1.0):
+        eps = (draw or (lambda m, x, g: torch.randn(len(x), m.latent, generator=g)))(model, x, generator)
+        _, log_px, kl = vae.elbo(model, x, eps, beta)
+        total = (loss or (lambda log_px, kl, beta: (beta * kl - log_px).mean()))(log_px, kl, beta)
+        if clear:
+            optimiser.zero_grad()
+        total.backward()
+        if move:
+            optimiser.step()
+        told = {"minus_elbo": (kl - log_px).mean(), "rebuild": -log_px.mean(), "price": kl.mean()}
+        return log(log_px, kl, beta) if log else {k: v.item() for k, v in told.items()}
+
+    return run
+
+
+_eps = {}
+_bound = {}
+
+
+def means(**values):
+    return {k: v.mean().item() for k, v in values.items()}
+
+
 WRONG = {
     "reparameterise": [
         (z_with_variance, "by the variance"),
         (z_with_logvar, "logvar itself"),
         (z_without_noise, "noise is missing"),
-        (z_with_noise_of_its_own, "draw none"),
-        (z_detached, "logvar"),
-        (z_from_torch, "should have shape|draw none"),
+        (z_with_noise_of_its_own, "off by"),
+        (z_detached, "no gradient reaches logvar"),
+        (z_from_torch, "off by|shape"),
+        (lambda mu, logvar, eps: mu.detach() + (0.5 * logvar).exp() * eps, "no gradient reaches mu"),
+        (lambda mu, logvar, eps: eps.mul_((0.5 * logvar).exp()).add_(mu), "changes its argument eps"),
+        (lambda mu, logvar, eps: mu + (0.5 * logvar.clamp(-1, 1)).exp() * eps, "off by"),
     ],
     "kl_divergence": [
         (kl_negative, "sign is turned"),
         (kl_without_half, "1/2"),
-        (kl_mean_over_code, "sum, since"),
-        (kl_of_batch, "over the batch"),
-        (kl_last_axis_only, "should have shape"),
-        (kl_with_sigma, "never negative|off by"),
+        (kl_mean_over_code, "mean over the code"),
+        (kl_of_batch, "into one number"),
+        (kl_last_axis_only, "only the last axis"),
+        (kl_with_sigma, "sigma stands"),
+        (lambda mu, logvar: vae.kl_divergence(mu, logvar.detach()), "no gradient reaches logvar"),
+        (lambda mu, logvar: vae.kl_divergence(mu, logvar).clamp(max=2), "off by|gradient"),
+        (lambda mu, logvar: vae.kl_divergence(mu, logvar).float(), "dtype|gradient"),
     ],
     "elbo": [
         (elbo_at_mu, "scored at mu"),
         (elbo_plus_kl, "price"),
         (elbo_as_loss, "negative"),
         (elbo_without_beta, "beta is not used"),
-        (elbo_mean, "each picture"),
-        (elbo_only, "three things"),
+        (elbo_mean, "should have shape"),
+        (elbo_only, "3 values"),
         (elbo_with_beta_in_kl, "without beta"),
-        (elbo_detached, "gradient"),
+        (elbo_detached, "no gradient"),
+        (lambda m, x, e, beta=1.0: (lambda b, f, k: (f - beta * k.detach(), f, k))(*vae.elbo(m, x, e, beta)), "not the right gradient|no gradient"),
+        (lambda m, x, e, beta=1.0: _bound.setdefault((x.dtype, e.shape, beta), vae.elbo(m, x, e, beta)), "first call's result"),
+        (lambda m, x, e, beta=2.0: vae.elbo(m, x, e, beta), "without beta"),
     ],
     "iwae_bound": [
-        (iwae_sum, "subtract log K"),
+        (iwae_sum, "log of the sum"),
         (iwae_mean_of_logs, "after the log"),
-        (iwae_plain_exp, "logsumexp"),
+        (iwae_plain_exp, "about -300"),
         (iwae_without_q, "log q"),
         (iwae_without_prior_and_q, "only p"),
         (iwae_with_closed_kl, "closed-form"),
-        (iwae_over_everything, "axis 0"),
+        (iwae_over_everything, "shape"),
+        (lambda m, x, e: (lambda w: (w - w.max()).exp().mean(0).log() + w.max())(_log_w(m, x, e)), "far less probable"),
+        (lambda m, x, e: _log_w(m, x, e).max(0).values, "best draw"),
+        (lambda m, x, e: vae.iwae_bound(m, x, e[:1]), "off by"),
+        (lambda m, x, e: vae.iwae_bound(m, x, e).detach(), "no gradient"),
     ],
+    "train_step": [
+        (step(loss=lambda f, k, beta: (f - beta * k).mean()), "after step 1"),
+        (step(loss=lambda f, k, beta: (k - f).mean()), "beta = 0.25"),
+        (step(loss=lambda f, k, beta: (beta * k - f).sum()), "after step 1"),
+        (step(clear=False), "after step 1"),
+        (step(move=False), "no parameter moved"),
+        (step(draw=lambda m, x, g: torch.zeros(len(x), m.latent)), "log of step 1|one draw"),
+        (step(draw=lambda m, x, g: torch.randn(len(x), m.latent)), "log of step 1"),
+        (step(draw=lambda m, x, g: torch.randn(1, m.latent, generator=g).expand(len(x), -1)), "log of step 1"),
+        (step(draw=lambda m, x, g: _eps.setdefault(len(x), torch.randn(len(x), m.latent, generator=g))), ""),
+        (step(log=lambda f, k, beta: means(minus_elbo=beta * k - f, rebuild=-f, price=k)), "beta = 0.25"),
+        (step(log=lambda f, k, beta: means(minus_elbo=k - f, rebuild=f, price=k)), "log of step 1"),
+        (step(log=lambda f, k, beta: {"minus_elbo": (k - f).mean(), "rebuild": -f.mean(), "price": k.mean()}), "plain numbers"),
+        (step(log=lambda f, k, beta: means(loss=k - f)), "three keys"),
+        (lambda m, o, x, g, beta=1.0: step()(m, o, x.zero_(), g, beta), "changes its argument x|log of step 1"),
+    ],
+}
+
+RIGHT = {
+    "reparameterise": [lambda mu, logvar, eps: torch.addcmul(mu.expand(eps.shape), logvar.exp() ** 0.5, eps)],
+    "kl_divergence": [
+        lambda mu, logvar: (
+            torch.distributions.kl_divergence(
+                torch.distributions.Normal(mu, (logvar / 2).exp()), torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+            )
+            .flatten(1)
+            .sum(1)
+        ),
+        lambda mu, logvar: torch.stack([(m.square() + v.exp() - 1 - v).sum() / 2 for m, v in zip(mu, logvar)]),
+    ],
+    "elbo": [
+        lambda m, x, e, beta=1.0: (lambda mu, v: (lambda f, k: (f - beta * k, f, k))(m.log_px(x, mu + v.div(2).exp() * e), vae.kl_divergence(mu, v)))(
+            *m.encode(x)
+        ),
+    ],
+    "iwae_bound": [lambda m, x, e: torch.logsumexp(_log_w(m, x, e) - math.log(len(e)), dim=0)],
+    "train_step": [step()],
 }
 
 
 @every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
+    _eps.clear()
+    _bound.clear()
     refuses(getattr(checks, name), answer, words)
 
 
-@pytest.mark.parametrize("name", list(checks.HINTS))
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
+
+
+@pytest.mark.parametrize("name", [n for n in checks.HINTS if n != "train_step"])
 def test_a_wrong_shape_gets_one_sentence(name):
     wrong = torch.zeros(2, 7)
     answer = (lambda model, x, eps, beta=1.0: (model.log_px(x, eps) * 0 + wrong[:, :1],) * 3) if name == "elbo" else lambda *inputs: wrong
@@ -187,4 +271,5 @@ def test_a_wrong_shape_gets_one_sentence(name):
 
 
 def test_nothing_returned():
-    refuses(checks.reparameterise, lambda *inputs: None, "None")
+    for name in ("reparameterise", "train_step"):
+        refuses(getattr(checks, name), lambda *inputs: None, "None|dictionary")
