@@ -272,7 +272,10 @@ def ddim_sample(answer):
         same(plain, want, f"x_0 {where} without keep", tol=1e-4)
     used = torch.Generator().manual_seed(3)
     answer(network, (2, 3), 3, _schedule(12), generator=used, start=torch.zeros(2, 3))
-    right(torch.equal(used.get_state(), torch.Generator().manual_seed(3).get_state()), "with a start and eta = 0 nothing is random: the generator should stay as it is.")
+    right(
+        torch.equal(used.get_state(), torch.Generator().manual_seed(3).get_state()),
+        "with a start and eta = 0 nothing is random: the generator should stay as it is.",
+    )
     one = answer(network, (1, 2), 3, clip=False, generator=torch.Generator().manual_seed(1))
     right(isinstance(one, torch.Tensor) and one.shape == (1, 2), "without a schedule the lesson's own, make_schedule(), is used.")
     if torch.equal(one, answer(network, (1, 2), 3, clip=False, generator=torch.Generator().manual_seed(2))):
