@@ -32,6 +32,8 @@ class LowRank(nn.Module):
 
     def __init__(self, m, n, rank, alpha=8.0):
         super().__init__()
+        if rank < 1:
+            raise ValueError(f"an update needs at least rank 1, not {rank}")
         self.alpha, self.A, self.B = (alpha, nn.Parameter(torch.empty(rank, m)), nn.Parameter(torch.zeros(n, rank)))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # uniform in ±1/√m, as the authors' code does
 
@@ -39,18 +41,36 @@ class LowRank(nn.Module):
         return low_rank(x, self.A, self.B, self.alpha)
 
 
+def merged_weight(W, A, B, alpha, strength=1.0):
+    """W + strength · (alpha / r) B A as a new tensor. W: (n, m); A: (r, m); B: (n, r)."""
+    return W + strength * alpha / len(A) * (B @ A)
+
+
 class LoRALinear(nn.Module):
-    """A frozen linear layer and the updates that are switched on. (..., m) -> (..., n)."""
+    """A frozen linear layer with updates beside it or merged into it. (..., m) -> (..., n)."""
 
     def __init__(self, linear):
         super().__init__()
-        self.linear, self.active = linear.requires_grad_(False), []  # active: pairs (update, strength)
+        self.linear, self.active, self.kept = linear.requires_grad_(False), [], None
 
     def forward(self, x):
         y = self.linear(x)
         for update, strength in self.active:
             y = y + strength * update(x)
         return y
+
+    @torch.no_grad()
+    def switch(self, pairs, merged=False):
+        """Use these (update, strength) pairs and no others; without pairs the layer is the base again."""
+        if self.kept is not None:  # undo an earlier merge
+            self.linear.weight.copy_(self.kept)
+            self.kept = None
+        self.active = [] if merged else list(pairs)
+        if merged and pairs:
+            self.kept = self.linear.weight.clone()
+            for update, strength in pairs:
+                W = self.linear.weight
+                W.copy_(merged_weight(W, update.A, update.B, update.alpha, strength))
 
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out", "expand", "shrink")
@@ -76,10 +96,12 @@ def new_adapter(model, rank, alpha=8.0):
     return nn.ModuleDict({k: LowRank(w.shape[1], w.shape[0], rank, alpha).to(w) for k, w in sizes.items()})
 
 
-def use(model, *pairs):
+def use(model, *pairs, merged=False):
     """Switch on these adapters and no others: use(unet, (fluent, 1.0), (pencil, 0.5)); use(unet) is the base. Returns the model."""
+    if pairs and not wrapped(model):
+        raise ValueError("this model has no wrapped layers: call wrap(model) first")
     for name, layer in wrapped(model).items():
-        layer.active = [(adapter[name], strength) for adapter, strength in pairs]
+        layer.switch([(adapter[name], strength) for adapter, strength in pairs], merged)
     return model
 
 
@@ -87,30 +109,6 @@ def largest_rank(shapes, budget):
     """The largest useful rank of an adapter with at most ``budget`` numbers. shapes: pairs (n, m), one a layer. Returns an int."""
     per_rank = sum(n + m for n, m in shapes)
     return min(budget // per_rank, min(min(s) for s in shapes))
-
-
-def merged_weight(W, A, B, alpha, strength=1.0):
-    """W + strength · (alpha / r) B A as a new tensor. W: (n, m); A: (r, m); B: (n, r)."""
-    return W + strength * alpha / len(A) * (B @ A)
-
-
-@torch.no_grad()
-def merge(model):
-    """Add the adapters that are on to the weights, and switch them off. Returns the weights from before by layer name, for ``unmerge``."""
-    before = {}
-    for name, layer in wrapped(model).items():
-        before[name] = layer.linear.weight.clone()
-        for update, strength in layer.active:
-            layer.linear.weight.copy_(merged_weight(layer.linear.weight, update.A, update.B, update.alpha, strength))
-        layer.active = []
-    return before
-
-
-@torch.no_grad()
-def unmerge(model, before):
-    """Put the weights back that ``merge`` returned: the same bits."""
-    for name, layer in wrapped(model).items():
-        layer.linear.weight.copy_(before[name])
 
 
 def stack(parts, strengths):

@@ -77,7 +77,7 @@ def test_adapted_unet_equals_peft(dtype, tol):
 @pytest.mark.parametrize("dtype, tol", PRECISIONS)
 def test_merged_unet_equals_peft(dtype, tol):
     _, theirs, ours, adapter = twins(dtype)
-    lora.merge(lora.use(ours, (adapter, 1.0)))
+    lora.use(ours, (adapter, 1.0), merged=True)
     merged = theirs.merge_and_unload()
     weights = dict(merged.named_parameters())
     for name, layer in lora.wrapped(ours).items():
@@ -140,11 +140,11 @@ def test_merged_equals_unmerged_and_comes_back_to_the_bit(dtype, tol):
     with torch.no_grad():
         plain = ours(*inputs(dtype))
         apart = lora.use(ours, (adapters[0], 0.8), (adapters[1], -0.5))(*inputs(dtype))
-        kept = lora.merge(ours)
-        merged = ours(*inputs(dtype))
+        merged = lora.use(ours, (adapters[0], 0.8), (adapters[1], -0.5), merged=True)(*inputs(dtype))
     torch.testing.assert_close(merged, apart, rtol=tol, atol=tol * apart.abs().max().item())
     assert (merged - plain).abs().max() > 1e-2
-    lora.unmerge(ours, kept)
+    assert ours.state_dict().keys() == before.keys()  # the copies are not saved with the model
+    lora.use(ours)
     assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
     with torch.no_grad():
         assert torch.equal(ours(*inputs(dtype)), plain)
@@ -204,3 +204,32 @@ def test_the_judge_takes_pictures_of_any_number():
     x = torch.rand(3, 3, 64, 64, generator=g)
     assert net(x).shape == (3, 4)
     assert lora.soften(x, g).shape == x.shape
+
+
+# What a user may hand over
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_an_update_without_a_path_gets_one_sentence(rank):
+    ours = lora.wrap(small_unet(torch.float32))
+    with pytest.raises(ValueError, match="at least rank 1"):
+        lora.new_adapter(ours, rank)
+
+
+def test_a_model_that_was_never_wrapped_gets_one_sentence():
+    base = small_unet(torch.float32)
+    adapter = lora.new_adapter(lora.wrap(copy.deepcopy(base)), 2)
+    with pytest.raises(ValueError, match="wrap"):
+        lora.use(base, (adapter, 1.0))
+    assert lora.use(base) is base
+
+
+def test_switching_while_merged_never_adds_up():
+    ours = lora.wrap(small_unet(torch.float64))
+    first, second = (randomise(lora.new_adapter(ours, r), seed=r) for r in (4, 2))
+    with torch.no_grad():
+        plain, want = ours(*inputs(torch.float64)), lora.use(ours, (second, 1.0))(*inputs(torch.float64))
+        lora.use(ours, (first, 1.0), merged=True)
+        lora.use(ours, (second, 1.0), merged=True)
+        torch.testing.assert_close(ours(*inputs(torch.float64)), want, rtol=1e-9, atol=1e-9)
+        assert torch.equal(lora.use(ours)(*inputs(torch.float64)), plain)
