@@ -174,12 +174,15 @@ class RowLSTM(nn.Module):
 
     def forward(self, x):
         e = self.first(2 * x - 1)  # (B, D, H, W)
-        h = c = torch.zeros_like(e[:, :, 0])  # (B, D, W)
-        out = []
-        for row in self.i2s(e).unbind(2):  # H times (B, 4D, W)
-            h, c = lstm(row + self.s2s(h), c, 1)
-            out.append(h)
-        return self.head(e + torch.stack(out, 2))
+        B, D, H, W = e.shape
+        entering = self.i2s(e)  # (B, 4D, H, W)
+        h = c = e.new_zeros(B, D, W)
+        states = []
+        for r in range(H):
+            gates = entering[:, :, r] + self.s2s(h)  # (B, 4D, W); h is the row above
+            h, c = lstm(gates, c, 1)
+            states.append(h)
+        return self.head(e + torch.stack(states, 2))
 
 
 def skew(x):

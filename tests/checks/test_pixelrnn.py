@@ -1,10 +1,13 @@
 """The checks of lesson 2.1 pass the course's answers and refuse plausible wrong ones with a sentence that helps."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from course_utils.checks import pixelrnn as checks
+from course_utils.exercises import examine
 from course_utils.lessons import pixelrnn
 from course_utils.lessons.pixelrnn import context
 
@@ -135,18 +138,173 @@ def sample_in_place(net, u, x=None, known=None, temperature=1.0):
     return out if x is None else x.copy_(out)
 
 
+class Rows(pixelrnn.RowLSTM):
+    """A right Row LSTM whose parts the wrong ones below replace."""
+
+    def enter(self, x):
+        return self.first(2 * x - 1)
+
+    def leave(self, e, states):
+        return self.head(e + states)
+
+    def step(self, row, h, c):
+        return pixelrnn.lstm(row + self.s2s(h), c, 1)
+
+    def forward(self, x):
+        e = self.enter(x)
+        h = c = torch.zeros_like(e[:, :, 0])
+        out = []
+        for row in self.i2s(e).unbind(2):
+            h, c = self.step(row, h, c)
+            out.append(h[:, :, None])
+        return self.leave(e, torch.cat(out, 2))
+
+
+class NoFeatures(Rows):
+    def leave(self, e, states):
+        return self.head(states)
+
+
+class BlackIsZero(Rows):
+    def enter(self, x):
+        return self.first(x)
+
+
+class NoMemory(Rows):
+    def step(self, row, h, c):
+        return super().step(row, h, 0 * c)
+
+
+class NoStateAbove(Rows):
+    def step(self, row, h, c):
+        return super().step(row, 0 * h, c)
+
+
+class Shifted(Rows):
+    def leave(self, e, states):
+        return self.head(e + F.pad(states, (0, 0, 1, -1)))
+
+
+class UpsideDown(Rows):
+    def leave(self, e, states):
+        return self.head(e + states.flip(2))
+
+
+class WrongAxis(Rows):
+    def step(self, row, h, c):
+        return pixelrnn.lstm((row + self.s2s(h)).transpose(1, 2), c.transpose(1, 2), 2)[0].transpose(1, 2), c
+
+
+class Truncated(Rows):
+    def step(self, row, h, c):
+        return super().step(row, h.detach(), c.detach())
+
+
+class Remembers(Rows):
+    def forward(self, x):
+        if not hasattr(self, "kept"):
+            self.kept = super().forward(x)
+        return self.kept
+
+
+class ChangesInput(Rows):
+    def enter(self, x):
+        return self.first(x.mul_(2).sub_(1))
+
+
+class TwoDirections(Rows):
+    """Right, too: with torch's own cell, one column after the other."""
+
+    def forward(self, x):
+        e = self.first(2 * x - 1)
+        B, D, H, W = e.shape
+        entering, h, c, out = self.i2s(e), e.new_zeros(B, D, W), e.new_zeros(B, D, W), []
+        for r in range(H):
+            i, f, g, o = torch.tensor_split(entering[:, :, r] + self.s2s(h), 4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            out.append(h)
+        return self.head(torch.stack([e[:, :, r] + out[r] for r in range(H)], 2))
+
+
+def skew_in_place(x):
+    out = pixelrnn.skew(x)
+    x.zero_()
+    return out
+
+
+def skew_of_floats(x):
+    return pixelrnn.skew(x.float()).to(torch.float32)
+
+
+def sample_at_most(net, u, x=None, known=None, temperature=1.0):
+    return _walk(net, u - 1e-7, x, known, temperature)
+
+
 WRONG = {
-    "log_likelihood": [(ll_sign, "sign"), ll_mean, ll_of_batch, (ll_unstable, "200"), ll_detached],
-    "causal_mask": [(mask_shows_itself, "centre"), mask_hides_itself, (mask_upper_left_only, "right as well"), mask_whole_row, mask_of_bool],
-    "skew": [skew_wraps, skew_other_way, (skew_too_wide, "shape"), skew_from_one],
+    "log_likelihood": [
+        (ll_sign, "sign"),
+        (ll_mean, "averaged"),
+        (ll_of_batch, "whole batch|shape"),
+        (ll_unstable, "200|gradient"),
+        (ll_detached, "no gradient"),
+        (lambda a, x: -bce(a, 1 - x).sum(1), "exchanged"),
+        (lambda a, x: -bce(a, x).sum(1) / math.log(2), "bits"),
+        (lambda a, x: -bce(a.clamp(-5, 5), x).sum(1), "off by|gradient"),
+        (lambda a, x: -bce(a, x).sum(1).float(), "dtype|gradient"),
+    ],
+    "causal_mask": [
+        (mask_shows_itself, "mask A shows the centre"),
+        (mask_hides_itself, "mask B hides the centre"),
+        (mask_upper_left_only, "to the right as well"),
+        (mask_whole_row, "to the right of the centre"),
+        (mask_of_bool, "dtype"),
+        (lambda kind, kh, kw: pixelrnn.causal_mask(kind, kw, kh), "shape"),
+        (lambda kind, kh, kw: pixelrnn.causal_mask(kind, 3, 3), "shape"),
+    ],
+    "RowLSTM": [
+        (NoFeatures, "not added"),
+        (BlackIsZero, "black enters as 0"),
+        (NoMemory, "memory c is lost"),
+        (NoStateAbove, "row above is not used"),
+        (Shifted, "shifted by one row"),
+        (UpsideDown, "off by"),
+        (WrongAxis, "memory c is lost"),
+        (Truncated, "gradient"),
+        (Remembers, "first call's result"),
+        (ChangesInput, "changes its argument x"),
+    ],
+    "skew": [
+        skew_wraps,
+        (skew_other_way, "other way"),
+        (skew_too_wide, "shape"),
+        (skew_from_one, "r \\+ 1"),
+        (lambda x: pixelrnn.skew(x).detach(), "no gradient"),
+        (skew_in_place, "changes its argument x"),
+        (skew_of_floats, "dtype"),
+        (lambda x: pixelrnn.skew(x.flip(-1)), "off by"),
+    ],
     "sample": [
         (sample_all_at_once, "empty page"),
-        (sample_inverted, "below"),
-        sample_overwrites_known,
-        sample_without_temperature,
+        (sample_inverted, "first pixel is black"),
+        (sample_overwrites_known, "known pixels"),
+        (sample_without_temperature, "temperature"),
         (sample_without_context, "context"),
-        sample_in_place,
+        (sample_in_place, "changes its argument x"),
+        (sample_at_most, "equals the probability"),
+        (lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u[:1].expand_as(u), x, known, temperature), "sample"),
+        (lambda net, u, x=None, known=None, temperature=1.0: _walk(net, torch.rand_like(u), x, known, temperature), "sample|first pixel"),
     ],
+}
+
+RIGHT = {
+    "log_likelihood": [lambda a, x: (x * F.logsigmoid(a) + (1 - x) * F.logsigmoid(-a)).sum((1, 2, 3)), lambda a, x: (x * a - F.softplus(a)).flatten(1).sum(1)],
+    "causal_mask": [
+        lambda kind, kh, kw: (torch.arange(kh * kw) < kh * kw // 2 + (kind == "B")).float().reshape(kh, kw),
+    ],
+    "RowLSTM": [Rows, TwoDirections],
+    "skew": [skew_with_a_loop],
+    "sample": [lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u, x, known, temperature)],
 }
 
 
@@ -155,6 +313,11 @@ def test_wrong_answers_are_refused(name, answer, words):
     refuses(getattr(checks, name), answer, words)
 
 
-@pytest.mark.parametrize("name", list(checks.HINTS))
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), torch.no_grad()(answer) if name == "sample" else answer)
+
+
+@pytest.mark.parametrize("name", [n for n in checks.HINTS if n != "RowLSTM"])
 def test_a_missing_return_gets_one_clear_sentence(name):
     refuses(getattr(checks, name), lambda *a, **k: None, "None")
