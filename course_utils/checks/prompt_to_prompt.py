@@ -78,7 +78,7 @@ def inject(answer):
         return draw
 
     cases = [case(3, 2, 4, 5), case(2, 3, 6, 4), case(1, 1, 2, 3), case(5, 5, 5, 5), case(3, 2, 4, 5, torch.float32)]
-    agree(answer, _inject, cases, what="the injected maps", grad=("maps", "source_maps"), tol=1e-6, suspects=suspects)
+    agree(answer, _inject, cases, what="the injected maps", grad=("maps", "source_maps", "A"), tol=1e-6, suspects=suspects)
 
 
 def reweight(answer):

@@ -2,12 +2,14 @@
 
 import difflib
 import math
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from course_utils.errors import as_list
 from course_utils.lessons.clip import words
 from course_utils.lessons.ddpm import at, ddim_step, q_sample, split
 from course_utils.lessons.latent_diffusion import CrossAttention, guide, load_latent_diffusion
@@ -59,9 +61,21 @@ def spans(tokenizer, caption, context=20):
     return [*out, ("<end>", [n]), ("nothing", list(range(n + 1, context)))]
 
 
+def numbered(names):
+    """Equal names told apart: ["red", "heart", "red", "nothing"] -> ["red", "heart", "red (2)", "nothing"]; the last keeps its name."""
+    seen, out = Counter(names[-1:]), []
+    for name in names[:-1]:
+        seen[name] += 1
+        out.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return out + names[-1:]
+
+
 @torch.no_grad()
 def word_maps(ld, x, caption, style=1, levels=(100, 200, 300, 400, 500, 600, 700, 800), seed=0):
-    """Where each word of the caption acts in a picture x (3, 64, 64) in [0, 1]: {word: (8, 8) map}; at every position the maps sum to 1."""
+    """Where each word of the caption acts in a picture x (3, 64, 64) in [0, 1]: {word: (8, 8) map}; at every position the maps sum to 1.
+
+    A word that occurs again has a map of its own, under "word (2)".
+    """
     t = torch.tensor(levels, device=ld.device)
     z = ld.encode(x[None]).expand(len(t), -1, -1, -1)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
@@ -75,7 +89,8 @@ def word_maps(ld, x, caption, style=1, levels=(100, 200, 300, 400, 500, 600, 700
     with controlled(ld.unet, keep):
         ld.unet(q_sample(z, t, eps, ld.schedule), t, ld.words([caption] * len(t)), torch.full_like(t, style))
     average = torch.stack(kept).mean(0).unflatten(0, (8, 8))  # (8, 8, T)
-    return {word: average[..., tokens].sum(-1).cpu() for word, tokens in spans(ld.clip.tokenizer, caption)}
+    names, tokens = zip(*spans(ld.clip.tokenizer, caption))
+    return {name: average[..., t].sum(-1).cpu() for name, t in zip(numbered([*names]), tokens)}
 
 
 def inject(maps, source_maps, A, keep):
@@ -109,6 +124,7 @@ class Controller:
     done: float = 0.0  # share of the steps already made; the sampler sets it
 
     def __call__(self, maps, to_words):
+        """Maps (B or 2B, heads, N, T or N) -> maps of the same shape. to_words: cross-attention (True) or self-attention (False)."""
         own, empty = maps[: len(self.source)], maps[len(self.source) :]  # (B, heads, N, T or N)
         theirs = own[self.source]
         if to_words:
@@ -122,7 +138,10 @@ class Controller:
 
 
 def align(source, target):
-    """Which tokens correspond: spans of two captions -> [(source tokens, edited tokens)]; words without a partner are in no pair."""
+    """Which tokens correspond: spans of two captions -> [(source tokens, edited tokens)]; words without a partner are in no pair.
+
+    A caption that fills the context has no "nothing": then there is no such pair, and no attention is lost by it, as the value of "nothing" is 0.
+    """
     names = [[word for word, _ in s] for s in (source, target)]
     join = lambda s: [t for _, tokens in s for t in tokens]
     pairs = []
@@ -131,7 +150,7 @@ def align(source, target):
             pairs += [(s[1], t[1]) for s, t in zip(source[a:b], target[c:d])]
         elif kind == "replace":
             pairs.append((join(source[a:b]), join(target[c:d])))
-    return pairs
+    return [(s, t) for s, t in pairs if s and t]
 
 
 def mapper(pairs, context=20):
@@ -149,27 +168,44 @@ def mapper(pairs, context=20):
 
 def plan(ld, captions, source, words=0.8, itself=0.4, emphasis=None):
     """A Controller for B captions; source: B row numbers; words, itself: a number or B of them; emphasis: {word: factor} in the edited rows."""
-    T, B = 20, len(captions)
-    cut = [spans(ld.clip.tokenizer, c) for c in captions]
+    captions, T, factors = as_list(captions), 20, emphasis or {}
+    if len(captions) != len(source):
+        raise ValueError(
+            f"{len(captions)} captions and {len(source)} sources: every caption needs the number of its source row."
+        )
+    B, cut = len(captions), [spans(ld.clip.tokenizer, c) for c in captions]
     A, keep, scale = torch.zeros(B, T, T), torch.zeros(B, T), torch.ones(B, T)
     for row, s in enumerate(source):
         A[row], keep[row] = mapper(align(cut[s], cut[row]), T)
         for word, tokens in cut[row]:
             if row != s:
-                scale[row, tokens] = (emphasis or {}).get(word, 1.0)
+                scale[row, tokens] = factors.get(word, 1.0)
+    found = {word for row, s in enumerate(source) if row != s for word, _ in cut[row]}
+    if missing := set(factors) - found:
+        raise ValueError(
+            f"no edited caption holds the word {missing.pop()!r}: emphasis takes single words, in small letters."
+        )
     share = [torch.as_tensor(v, dtype=torch.float32).expand(B) for v in (words, itself)]
     return Controller(*(p.to(ld.device) for p in (torch.as_tensor(source), A, keep, scale, *share)))
+
+
+def ladder(schedule, steps):
+    """The levels that a sampler visits, evenly spaced from T down to 0: (steps + 1,)."""
+    if not 1 <= steps <= schedule.T:
+        raise ValueError(f"{steps} steps: between level 0 and level T there are from 1 to {schedule.T}.")
+    return torch.linspace(schedule.T, 0, steps + 1).round().long()
 
 
 @torch.no_grad()
 def sample_side_by_side(ld, z, captions, controller, style=1, w=3.0, steps=20, heat=None, threshold=0.4, empty=None):
     """DDIM from z_T (B, 4, 16, 16) with all rows in one batch, their maps in the controller's hands. Returns z_0.
 
-    heat: None, or (B, h, w) for ``local_blend`` with the source row; threshold: a number or (B, 1, 1, 1); empty: None, or (steps, B, 20, 128), what stands for the empty caption at each step.
+    heat: None, or (B, h, w) for ``local_blend`` with the source row; threshold: a number or (B, 1, 1, 1); empty: None, or (steps, B, 20, 128), what stands for the
+    empty caption at each step.
     """
     c, none, B = ld.words(captions), ld.words([""] * len(captions)), len(captions)
     s = torch.full((2 * B,), style, device=ld.device)
-    times = torch.linspace(ld.schedule.T, 0, steps + 1).round().long()
+    times = ladder(ld.schedule, steps)
     z = z.to(ld.device)
     with controlled(ld.unet, controller):
         for i, (now, then) in enumerate(zip(times[:-1], times[1:])):
@@ -214,7 +250,7 @@ def inversion_step(zt, eps, t, s, schedule):
 @torch.no_grad()
 def invert(model, z0, steps, schedule, target="v", rounds=1):
     """DDIM inversion: z_0 (B, ...) -> the path [z_0, ..., z_T], steps + 1 latents. model(z, t) as for ``ddim_sample``; rounds: fixed-point iterations a step."""
-    times = torch.linspace(schedule.T, 0, steps + 1).round().long().flip(0)
+    times = ladder(schedule, steps).flip(0)
     path = [z0]
     for now, then in zip(times[:-1], times[1:]):
         t, s = now.expand(len(z0)).to(z0.device), then.expand(len(z0)).to(z0.device)
@@ -253,7 +289,7 @@ def clip_direction(clip, before, after, source, target):
 
 def error_at(strength, errors, directions, fine=200):
     """Least error on a piecewise linear curve (errors, directions: lists over a knob) where direction >= strength; inf if it never gets there."""
-    best = math.inf
+    best = min((e for e, d in zip(errors, directions) if d >= strength), default=math.inf)
     for (e0, e1), (d0, d1) in zip(zip(errors, errors[1:]), zip(directions, directions[1:])):
         for k in range(fine + 1):
             if d0 + (d1 - d0) * k / fine >= strength:

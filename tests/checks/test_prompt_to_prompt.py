@@ -235,6 +235,7 @@ WRONG = {
         (inject_swapped, "off by|keep their own"),
         (inject_first_row_only, "first row"),
         (lambda m, s, A, k: p2p.inject(m, s.detach(), A, k), "no gradient reaches source_maps"),
+        (lambda m, s, A, k: p2p.inject(m, s, A.detach(), k), "no gradient reaches A"),
         (lambda m, s, A, k: p2p.inject(m, s, A, k).round(decimals=1), "off by"),
         (lambda m, s, A, k: p2p.inject(m, s, A, k).float(), "dtype|gradient"),
         (lambda m, s, A, k: m.copy_(p2p.inject(m, s, A, k)), "changes its argument m"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
+from course_utils.errors import CourseError
 from course_utils.lessons import ddpm
 from course_utils.lessons import prompt_to_prompt as p2p
 from course_utils.lessons.clip import load_clip
@@ -123,18 +124,31 @@ def test_the_door_is_shut_again(ld):
     assert "attend" not in vars(block.attn1) and "attend" not in vars(block.attn2)
 
 
+class Grey:
+    """An autoencoder for which every picture is the latent 0."""
+
+    def encode(self, x):
+        return torch.zeros(len(x), 4, 16, 16)
+
+
 def test_word_maps_sum_to_one(ld, clip):
-    class Encoder:
-        def moments(self, x):
-            return torch.zeros(len(x), 4, 16, 16), None
-
-        def encode(self, x):
-            return torch.zeros(len(x), 4, 16, 16)
-
-    model = LatentDiffusion(Encoder(), ld.unet, clip, ld.schedule)
+    model = LatentDiffusion(Grey(), ld.unet, clip, ld.schedule)
     maps = p2p.word_maps(model, torch.rand(3, 64, 64), "polar bear", levels=(100, 500))
     assert list(maps) == ["<start>", "polar", "bear", "<end>", "nothing"]
     torch.testing.assert_close(sum(maps.values()), torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("caption", ["red heart red", ": : :", "nothing", "cat " * 18])
+def test_a_word_that_occurs_twice_has_two_maps(ld, clip, caption):
+    model = LatentDiffusion(Grey(), ld.unet, clip, ld.schedule)
+    maps = p2p.word_maps(model, torch.rand(3, 64, 64), caption, levels=(300,))
+    torch.testing.assert_close(sum(maps.values()), torch.ones(8, 8))
+    assert len(maps) == len(p2p.spans(clip.tokenizer, caption)) and list(maps)[-1] == "nothing"
+
+
+def test_equal_names_are_told_apart():
+    assert p2p.numbered(["red", "heart", "red", "red", "nothing"]) == ["red", "heart", "red (2)", "red (3)", "nothing"]
+    assert p2p.numbered(["nothing", "nothing"]) == ["nothing (2)", "nothing"]
 
 
 # The editor
@@ -202,6 +216,23 @@ def test_captions_differ_nowhere_from_themselves(ld):
     assert p2p.caption_difference(ld, noise(2), CAPTIONS[:2], CAPTIONS[2:]).amax((1, 2))[1] > 0
 
 
+def test_steps_from_one_to_the_number_of_levels():
+    few, all_of_them = ddpm.make_schedule(T=7), p2p.ladder(ddpm.make_schedule(T=7), 7)
+    assert all_of_them.tolist() == [7, 6, 5, 4, 3, 2, 1, 0] and p2p.ladder(few, 1).tolist() == [7, 0]
+    assert p2p.ladder(ddpm.make_schedule(), 10).tolist() == list(range(1000, -1, -100))
+    for steps in (0, -1, 8):
+        with pytest.raises(ValueError, match="from 1 to 7"):
+            p2p.ladder(few, steps)
+    with pytest.raises(ValueError, match="from 1 to 7"):
+        p2p.invert(lambda z, t: z, torch.zeros(1, 2), 8, few)
+
+
+def test_one_step_and_one_level_are_finite():
+    one, z = ddpm.make_schedule(T=1), torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    path = p2p.invert(lambda z, t: 0 * z, z, 1, one)
+    assert len(path) == 2 and path[1].isfinite().all()
+
+
 # Captions
 
 
@@ -226,6 +257,36 @@ def test_mapper_keeps_all_attention_and_added_words_keep_their_own(clip):
     assert keep.all()
     A, keep = p2p.mapper(p2p.align(cut[0], cut[0]))
     assert torch.equal(A, torch.eye(20)) and keep.all()
+
+
+def test_a_caption_that_fills_the_context(ld, clip):
+    """18 tokens leave no "nothing": its attention, which carries the value 0, is dropped; every word keeps its own."""
+    full = "cat " * 18
+    for source, target in (("cat", full), (full, "cat"), (full, full)):
+        rule = p2p.plan(ld, [source, target], [0, 0])
+        a, b = (p2p.spans(clip.tokenizer, c) for c in (source, target))
+        told = [t for word, tokens in a for t in tokens if (word != "nothing" or b[-1][1])]
+        given = {i for pair in p2p.align(a, b) for i in pair[0]}
+        assert rule.A.isfinite().all() and given <= set(told)
+        torch.testing.assert_close(rule.A[1].sum(1), torch.tensor([float(i in given) for i in range(20)]))
+        assert rule.keep[1].tolist() == [float(any(j in p[1] for p in p2p.align(a, b))) for j in range(20)]
+    with pytest.raises(ValueError, match="19 tokens"):
+        p2p.plan(ld, ["cat", "cat " * 19], [0, 0])
+
+
+def test_an_empty_caption_and_repeated_words(ld):
+    rule = p2p.plan(ld, ["", "red heart red"], [0, 0], emphasis={"red": 3.0})
+    assert rule.scale[1].tolist() == [1, 3, 1, 3, *[1] * 16] and rule.scale[0].tolist() == [1] * 20
+    assert rule.keep[1].tolist() == [1, 0, 0, 0, *[1] * 16]
+
+
+def test_helpful_refusals(ld, clip):
+    with pytest.raises(CourseError, match="list of strings"):
+        p2p.plan(ld, "cat", [0])
+    with pytest.raises(ValueError, match="source row"):
+        p2p.plan(ld, ["cat", "dog"], [0])
+    with pytest.raises(ValueError, match="no edited caption holds"):
+        p2p.plan(ld, ["cat", "dog"], [0, 0], emphasis={"Dog": 2.0})
 
 
 # Real pictures
@@ -316,3 +377,4 @@ def test_error_at_a_strength():
     assert p2p.error_at(0.5, [0.3, 0.1], [0.5, 0.5]) == pytest.approx(0.1)
     assert p2p.error_at(0.5, [0.3, 0.1], [0.6, 0.4]) == pytest.approx(0.2, abs=1e-3)
     assert p2p.error_at(0.7, [0.3, 0.1], [0.6, 0.4]) == math.inf
+    assert p2p.error_at(0.5, [0.3], [0.6]) == 0.3 and p2p.error_at(0.5, [], []) == math.inf
