@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_utils.errors import as_list
+
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers and single signs: "Keycap: 3" → ["keycap", ":", "3"]."""
-    return re.findall(r"[a-z0-9]+|[가-힣]+|[^\s]", text.lower())
+    """Lower-case words, numbers and single signs: "Keycap: 3" → ["keycap", ":", "3"]. Decomposed Hangul is put together first (NFC)."""
+    return re.findall(r"[a-z0-9]+|[가-힣]+|[^\s]", unicodedata.normalize("NFC", text).lower())
 
 
 def spelling(word: str) -> list[str]:
@@ -78,10 +81,11 @@ class Tokenizer:
         return self.known[word]
 
     def __call__(self, captions: list[str]) -> torch.Tensor:
+        captions = as_list(captions, "captions")
         ids = [[self.id.get(p, self.UNKNOWN) for w in words(c) for p in self.pieces(w)] for c in captions]
         ids = [[self.START, *row[: self.context - 2], self.END] for row in ids]
-        width = max(map(len, ids))
-        return torch.tensor([row + [self.PAD] * (width - len(row)) for row in ids])
+        width = max(map(len, ids), default=2)
+        return torch.tensor([row + [self.PAD] * (width - len(row)) for row in ids]).long().reshape(-1, width)
 
 
 def patchify(x: torch.Tensor, patch: int) -> torch.Tensor:
@@ -176,13 +180,14 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.token.weight, std=0.02)
 
     def forward(self, ids):
-        T = ids.shape[1]
+        B, T = ids.shape
         causal = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
         z = self.token(ids) + self.position[:T]  # (B, T, D)
         for block in self.blocks:
             z = block(z, causal)
-        last = (ids == self.end).int().argmax(1)
-        return self.project(self.norm_out(z)[torch.arange(len(z), device=ids.device), last])
+        end = (ids == self.end).int().argmax(1)  # (B,): the first <end> of each caption
+        z = self.norm_out(z)[torch.arange(B, device=ids.device), end]  # (B, D)
+        return self.project(z)
 
 
 class Residual(nn.Module):
@@ -234,8 +239,13 @@ class CLIP(nn.Module):
 
     @property
     def scale(self):
-        """1/τ, at most 100."""
-        return self.log_scale.exp().clamp(max=100)
+        """1/τ."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def limit_scale(self, most=100.0):
+        """Bring 1/τ down to ``most`` where it is above; called after each training step (Radford et al. 2021, section 2.5)."""
+        self.log_scale.clamp_(max=math.log(most))
 
     def encode_image(self, x):
         """Pictures (B, 3, S, S) in [0, 1] → unit vectors (B, E)."""
@@ -243,7 +253,7 @@ class CLIP(nn.Module):
 
     def encode_text(self, captions):
         """A list of B strings, or ids (B, T), → unit vectors (B, E)."""
-        ids = captions if isinstance(captions, torch.Tensor) else self.tokenizer(list(captions))
+        ids = captions if isinstance(captions, torch.Tensor) else self.tokenizer(captions)
         return F.normalize(self.text(ids.to(self.log_scale.device)), dim=-1)
 
     def forward(self, x, captions):

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from course_utils.checks import clip as checks
+from course_utils.exercises import examine
 from course_utils.lessons import clip
 
 from . import accepts, every, refuses
 
-EXERCISES = ["patchify", "attention", "info_nce", "recall_at_k", "class_vectors"]
+EXERCISES = ["patchify", "attention", "TextTransformer", "info_nce", "recall_at_k", "class_vectors"]
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -78,9 +79,163 @@ WRONG = {
 }
 
 
+class Reader(clip.TextTransformer):
+    """A right text Transformer whose parts the wrong ones below replace."""
+
+    def mask(self, T):
+        return torch.ones(T, T, dtype=torch.bool).tril()
+
+    def start(self, ids):
+        return F.embedding(ids, self.token.weight) + self.position[None, : ids.shape[1]]
+
+    def place(self, ids):
+        return torch.stack([(row == self.end).nonzero()[0, 0] for row in ids])
+
+    def leave(self, z, rows, at):
+        return F.linear(self.norm_out(z[rows, at]), self.project.weight)
+
+    def forward(self, ids):
+        z = self.start(ids)
+        for block in self.blocks:
+            z = block(z, self.mask(ids.shape[1]))
+        return self.leave(z, torch.arange(len(ids)), self.place(ids))
+
+
+class LooksAhead(Reader):
+    def mask(self, T):
+        return torch.ones(T, T, dtype=torch.bool)
+
+
+class BlindToItself(Reader):
+    def mask(self, T):
+        return torch.ones(T, T, dtype=torch.bool).tril(-1) | torch.eye(T, dtype=torch.bool).roll(1, 1).tril()
+
+
+class NoPlaces(Reader):
+    def start(self, ids):
+        return self.token(ids)
+
+
+class PlacesFromTheEnd(Reader):
+    def start(self, ids):
+        return self.token(ids) + self.position[-ids.shape[1] :]
+
+
+class LastPosition(Reader):
+    def place(self, ids):
+        return torch.full((len(ids),), ids.shape[1] - 1)
+
+
+class LastEnd(Reader):
+    def place(self, ids):
+        return torch.stack([(row == self.end).nonzero()[-1, 0] for row in ids])
+
+
+class OnePlaceForAll(Reader):
+    def place(self, ids):
+        return super().place(ids)[:1].expand(len(ids))
+
+
+class NoNorm(Reader):
+    def leave(self, z, rows, at):
+        return self.project(z[rows, at])
+
+
+class MeanOfTokens(Reader):
+    def leave(self, z, rows, at):
+        return self.project(self.norm_out(z).mean(1))
+
+
+class Detached(Reader):
+    def start(self, ids):
+        return super().start(ids).detach()
+
+
+class HalfDetached(Reader):
+    def leave(self, z, rows, at):
+        return super().leave(z, rows, at) + self.project((z - z.detach()).mean(1))
+
+
+class SpoilsIds(Reader):
+    def place(self, ids):
+        out = super().place(ids)
+        ids.zero_()
+        return out
+
+
+WRONG["TextTransformer"] = {
+    "looks ahead": LooksAhead,
+    "blind to itself": BlindToItself,
+    "no places": NoPlaces,
+    "places from the end": PlacesFromTheEnd,
+    "last position": LastPosition,
+    "last end": LastEnd,
+    "one place for all": OnePlaceForAll,
+    "no norm": NoNorm,
+    "mean of the tokens": MeanOfTokens,
+    "detached": Detached,
+    "half detached": HalfDetached,
+    "spoils its input": SpoilsIds,
+}
+_kept = {}
+WRONG["info_nce"] |= {
+    "cached": lambda a, b, s: _kept.setdefault((a.shape, a.dtype), clip.info_nce(a, b, s)),
+    "one length for the batch": lambda a, b, s: nce(a / a.norm(), b / b.norm(), s, unit=False),
+    "text detached": lambda a, b, s: nce(a, b.detach(), s),
+    "in place": lambda a, b, s: nce(a.div_(a.norm(dim=-1, keepdim=True)), b, s, unit=False),
+    "single precision": lambda a, b, s: nce(a.float(), b.float(), s if isinstance(s, float) else s.float()),
+}
+WRONG["attention"] |= {
+    "only two leading axes": lambda q, k, v, mask=None: torch.einsum("bhij,bhjd->bhid", clip.attention(q, k, torch.eye(k.shape[-2]).to(k), mask), v),
+    "unstable": lambda q, k, v, mask=None: (lambda e: e / e.sum(-1, keepdim=True) @ v)((q @ k.mT / q.shape[-1] ** 0.5).exp() * (1 if mask is None else mask)),
+    "mask transposed": lambda q, k, v, mask=None: clip.attention(q, k, v, None if mask is None else mask.T),
+}
+WRONG["recall_at_k"] |= {
+    "k plus one": lambda s, k: clip.recall_at_k(s, k + 1),
+    "topk with ties": lambda s, k: (s.topk(k).indices == torch.arange(len(s))[:, None]).any(1).float().mean().item(),
+}
+WRONG["patchify"] |= {
+    "rows and columns": lambda x, p: rearrange(x, "b c (h p) (w q) -> b (h w) (c q p)", p=p, q=p),
+    "detached": lambda x, p: clip.patchify(x, p).detach(),
+}
+WRONG["class_vectors"] |= {
+    "unit before mean only": lambda e, p: torch.stack([F.normalize(e(q), dim=-1).mean(0) for q in p]),
+    "one by one": lambda e, p: torch.stack([F.normalize(torch.stack([e(w) for w in q]).mean(0), dim=-1) for q in p]),
+    "detached": lambda e, p: clip.class_vectors(e, p).detach(),
+}
+
+RIGHT = {
+    "patchify": [
+        lambda x, p: F.unfold(x, p, stride=p).mT,
+        lambda x, p: torch.stack([t.flatten(1) for row in x.split(p, 2) for t in row.split(p, 3)], 1),
+    ],
+    "attention": [
+        lambda q, k, v, mask=None: F.scaled_dot_product_attention(q, k, v, mask),
+        lambda q, k, v, mask=None: torch.einsum(
+            "...ij,...jd->...id",
+            torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT + (0 if mask is None else torch.zeros(mask.shape).to(q).masked_fill(~mask, float("-inf"))), -1),
+            v,
+        ),
+    ],
+    "TextTransformer": [Reader],
+    "info_nce": [
+        nce,
+        lambda a, b, s: (lambda x: (x.logsumexp(0) / 2 + x.logsumexp(1) / 2 - x.diagonal()).mean())(s * F.cosine_similarity(a[:, None], b[None], dim=-1)),
+    ],
+    "recall_at_k": [lambda s, k: sum(int((row >= row[i]).sum()) - 1 < k for i, row in enumerate(s)) / len(s)],
+    "class_vectors": [lambda e, p: F.normalize(torch.stack([e(list(q)).sum(0) for q in p]), dim=1)],
+}
+
+
 @every({name: list(kinds.values()) for name, kinds in WRONG.items()})
 def test_wrong_answers_are_refused(name, answer, words):
+    _kept.clear()
     refuses(getattr(checks, name), answer, words)
+
+
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -89,4 +244,4 @@ def test_not_attempted(name):
         raise NotImplementedError
 
     with pytest.raises(NotImplementedError):
-        getattr(checks, name)(answer)
+        examine(getattr(checks, name), answer)

@@ -235,3 +235,37 @@ def test_gradient_reaches_the_picture(trained):
     x = torch.rand(1, 3, 32, 32, requires_grad=True)
     (trained["resnet"].encode_image(x) @ trained["resnet"].encode_text(["red apple"]).T).sum().backward()
     assert x.grad.abs().max() > 0
+
+
+# What a user may hand over
+
+
+def test_a_string_where_a_list_is_wanted_gets_one_sentence():
+    from course_utils import CourseError
+
+    model = load_clip()
+    for call in (model.encode_text, model.tokenizer):
+        with pytest.raises(CourseError, match="captions"):
+            call("cat")
+    assert model.tokenizer([]).shape[0] == 0 and model.encode_text([""]).shape == (1, 128)
+
+
+def test_decomposed_hangul_is_read_like_composed():
+    import unicodedata
+
+    model = load_clip()
+    apart = unicodedata.normalize("NFD", "사과")
+    assert apart != "사과" and torch.equal(model.tokenizer([apart]), model.tokenizer(["사과"]))
+
+
+def test_a_temperature_that_overshot_comes_back():
+    model = CLIP(torch.nn.Identity(), torch.nn.Identity())
+    model.log_scale.data.fill_(6.0)
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    info_nce(x, x.flip(0), model.scale).backward()
+    assert model.log_scale.grad > 0  # pairs that do not fit want a smaller 1/τ
+    model.limit_scale()
+    assert model.scale.item() == pytest.approx(100)
+    model.log_scale.data.fill_(1.0)
+    model.limit_scale()
+    assert model.log_scale.item() == 1.0
