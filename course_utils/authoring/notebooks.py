@@ -119,7 +119,9 @@ def execute(path: Path, profile: str = "quick", timeout: int = 1800) -> dict:
 
 
 def text(nb: dict) -> str:
-    """A notebook as it stands in its file."""
+    """A notebook as it stands in its file: each line of a cell on a line of its own, so that a change reads as one."""
+    cells = [{**cell, "source": source(cell).splitlines(keepends=True)} for cell in nb["cells"]]
+    nb = {**nb, "cells": cells}
     return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 

@@ -5,35 +5,40 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
-from ..exercises import Wrong, right, same
+from ..exercises import Wrong, agree, right, same
 
 HINTS = {
     "sobel": [
-        "One 3×3 kernel and its transpose are all you need; `convolve` does the rest.",
-        "The kernel's right column is positive, so that brightness rising to the right gives a positive slope. Divide by 8.",
-        "k = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8; return convolve(x, k), convolve(x, k.T).",
+        "One 3×3 kernel and its transpose are all you need; `convolve` does the rest. Which column of the kernel must be positive?",
+        "Brightness that rises to the right gives a positive slope along x. A ramp of slope 1 should give exactly 1.",
+        "The rows of the kernel are (-1, 0, 1), (-2, 0, 2), (-1, 0, 1), divided by 8; the second one is its transpose.",
     ],
     "thin": [
         "For each pixel you need four neighbours: axis and diagonal ahead, axis and diagonal behind. `shifted(m, dy, dx)` takes a different offset for each pixel.",
-        "The diagonal offset is (gy.sign(), gx.sign()). The axis offset is the same with one of the two set to 0: dy * steep and dx * ~steep, where steep = |gy| > |gx|.",
-        "m = torch.hypot(gx, gy); w = min / max of the absolute components (clamp the divisor); for way in (1, -1): dy, dx = way * gy.sign(), way * gx.sign(); "
-        "keep &= m >= (1 - w) * shifted(m, dy * steep, dx * ~steep) + w * shifted(m, dy, dx). Set keep to False on the border; return m * keep.",
+        "The diagonal offset is (gy.sign(), gx.sign()). The axis offset is the same with one of the two set to 0: which one, where |gy| > |gx|? What is w where both are 0?",
+        "With steep = |gy| > |gx| and, for way in (1, -1), dy, dx = way * gy.sign(), way * gx.sign(): keep where m >= (1 - w) * shifted(m, dy * steep, dx * ~steep) + w * shifted(m, dy, dx); False on the border.",
     ],
     "hysteresis": [
-        "Begin with the pixels that are both strong and weak, and let them grow, but only over weak pixels.",
-        "One round: F.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0, and with weak. A chain may be long: repeat until a round changes nothing.",
-        "grown = weak & strong; while True: more = weak & (F.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0); if torch.equal(more, grown): return grown; grown = more.",
+        "Begin with the pixels that are both strong and weak, and let them grow, but only over weak pixels. When may you stop?",
+        "One round of growing is a 3×3 maximum, and with weak. A chain may be as long as the picture has pixels: no fixed number of rounds is enough.",
+        "Repeat more = weak & (F.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0) until a round changes nothing.",
     ],
     "zero_conv": [
         "nn.Conv2d with kernel size 1; only its start is special.",
-        "torch.nn.init has a function that fills a parameter with zeros in place. Weight and bias, both still trainable.",
-        "layer = nn.Conv2d(channels, channels, 1); nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias); return layer.",
+        "torch.nn.init has a function that fills a parameter with zeros in place. Which parameters does the layer have?",
+        "layer = nn.Conv2d(channels, channels, 1), then nn.init.zeros_ for its weight and its bias.",
+    ],
+    "ControlNet": [
+        "Follow `TextUNet.forward` from the noisy latent to the middle. Where does the drawing come in, and what goes out?",
+        "Every result on the way down is kept, the input of the first layer, too; the middle's output is the last. Downsample takes (h, temb), the other layers (h, temb, context).",
+        "h = self.conv_in(F.pixel_unshuffle(z, self.patch)) + self.look(condition); stack = [h]; go through self.down (append each) and self.mid; return [zero(f) for zero, f in zip(self.zeros, [*stack, h])].",
     ],
     "steer": [
         "Two calls: first the ControlNet, then the U-Net.",
-        "The ControlNet returns a list of tensors: multiply each by scale and pass the new list as control=.",
-        "added = control(z, t, context, style, condition); return unet(z, t, context, style, control=[scale * a for a in added]).",
+        "The ControlNet returns a list of tensors. What should the list hold when the scale is 0.5?",
+        "unet(z, t, context, style, control=[scale * a for a in added]), where added is what control returned.",
     ],
 }
 
@@ -42,71 +47,80 @@ def _noise(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def _slope(x, b, i, j, along_x):
-    """One Sobel slope, pixel by pixel; the border pixels are repeated."""
+def _slopes(x, factor=8.0, zero=False, smooth=(1, 2, 1)):
+    """Both Sobel slopes, neighbour by neighbour; the border pixels are repeated (or, wrongly, zero)."""
     H, W = x.shape[1:]
-    v = lambda i, j: x[b, min(max(i, 0), H - 1), min(max(j, 0), W - 1)]  # noqa: E731
-    if along_x:
-        return sum(w * (v(i + k, j + 1) - v(i + k, j - 1)) for k, w in ((-1, 1), (0, 2), (1, 1))) / 8
-    return sum(w * (v(i + 1, j + k) - v(i - 1, j + k)) for k, w in ((-1, 1), (0, 2), (1, 1))) / 8
+    rows = [min(max(i, 0), H - 1) for i in range(-1, H + 1)]
+    cols = [min(max(j, 0), W - 1) for j in range(-1, W + 1)]
+    big = x[:, rows][:, :, cols]
+    if zero:
+        big = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    at = lambda i, j: big[:, 1 + i : 1 + i + H, 1 + j : 1 + j + W]
+    along_x = sum(w * (at(k, 1) - at(k, -1)) for k, w in zip((-1, 0, 1), smooth)) / factor
+    along_y = sum(w * (at(1, k) - at(-1, k)) for k, w in zip((-1, 0, 1), smooth)) / factor
+    return along_x, along_y
 
 
 def sobel(answer):
-    for dtype, tol in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
-        x = _noise(2, 5, 6, seed=1, dtype=dtype)
-        got = answer(x)
-        if not (isinstance(got, (tuple, list)) and len(got) == 2):
-            raise Wrong("return two tensors: the slope along x and the slope along y.")
-        places = [(b, i, j) for b in range(2) for i in range(5) for j in range(6)]
-        want = [torch.stack([_slope(x, *p, along_x) for p in places]).reshape(2, 5, 6) for along_x in (True, False)]
-        for g, w, other, name in zip(got, want, want[::-1], ("x", "y")):
-            if isinstance(g, torch.Tensor) and g.shape == w.shape and g.dtype == w.dtype:
-                right(not torch.allclose(g, 8 * w), "the slopes are 8 times too large: divide the kernel by 8.")
-                right(not torch.allclose(g, other), "x and y are exchanged: return the slope along x (to the right) first.")
-                right(not torch.allclose(g, -w), f"the slope along {name} has the wrong sign: brightness that rises to the right, or downwards, is positive.")
-            same(g, w, f"the slope along {name}", "Weights 1, 2, 1 over three rows (columns) of right minus left (lower minus upper).", tol)
+    suspects = [
+        ("the slopes are 8 times too large: a ramp of slope 1 should give 1.", lambda x: _slopes(x, 1.0)),
+        ("x and y are exchanged: the slope along x, to the right, comes first.", lambda x: _slopes(x)[::-1]),
+        ("both slopes have the wrong sign: brightness that rises to the right, or downwards, is positive.", lambda x: tuple(-s for s in _slopes(x))),
+        ("the slope along y has the wrong sign: y points down.", lambda x: (_slopes(x)[0], -_slopes(x)[1])),
+        ("beyond the border there are zeros: `convolve` repeats the border pixels.", lambda x: _slopes(x, zero=True)),
+        ("the three rows have equal weights: they should be 1, 2, 1.", lambda x: _slopes(x, 6.0, smooth=(1, 1, 1))),
+    ]
+    case = lambda B, H, W, dtype=torch.float64: lambda g: {"x": torch.randn(B, H, W, generator=g, dtype=dtype)}
+    agree(answer, _slopes, [case(2, 5, 6), case(1, 3, 9)], what="(slope along x, slope along y)", grad=("x",), tol=1e-9, suspects=suspects)
+    agree(answer, _slopes, case(2, 5, 6, torch.float32), what="(slope along x, slope along y) in single precision")
+    ramp = 0.3 * torch.arange(7.0).expand(1, 5, 7)
+    same(answer(ramp)[0][:, :, 1:-1], torch.full((1, 5, 5), 0.3), "the slope of a ramp that rises by 0.3 a pixel")
 
 
-def _crests(gx, gy, strict=False, corner=True, both=True):
-    """Non-maximum suppression with loops over the pixels of one picture."""
-    H, W = gx.shape
-    m = [[math.hypot(gx[i][j], gy[i][j]) for j in range(W)] for i in range(H)]
-    out = torch.zeros(H, W, dtype=torch.float64)
-    for i in range(1, H - 1):
-        for j in range(1, W - 1):
-            x, y = gx[i][j].item(), gy[i][j].item()
-            sx, sy = (x > 0) - (x < 0), (y > 0) - (y < 0)
-            ay, ax = (sy, 0) if abs(y) > abs(x) else (0, sx)
-            w = min(abs(x), abs(y)) / max(abs(x), abs(y), 1e-12) if corner else 0.0
-            sides = [(1 - w) * m[i + k * ay][j + k * ax] + w * m[i + k * sy][j + k * sx] for k in ((1, -1) if both else (1,))]
-            if all(m[i][j] > s if strict else m[i][j] >= s for s in sides):
-                out[i, j] = m[i][j]
+def _crests(gx, gy, strict=False, corner=True, both=True, mirror=False, length=True):
+    """Non-maximum suppression with loops over the pixels of every picture."""
+    out = torch.zeros_like(gx)
+    for b in range(len(gx)):
+        H, W = gx.shape[1:]
+        m = [[math.hypot(gx[b, i, j], gy[b, i, j]) for j in range(W)] for i in range(H)]
+        for i in range(1, H - 1):
+            for j in range(1, W - 1):
+                x, y = gx[b, i, j].item(), gy[b, i, j].item() * (-1 if mirror else 1)
+                sx, sy = (x > 0) - (x < 0), (y > 0) - (y < 0)
+                ay, ax = (sy, 0) if abs(y) > abs(x) else (0, sx)
+                w = min(abs(x), abs(y)) / max(abs(x), abs(y), 1e-12) if corner else 0.0
+                sides = [(1 - w) * m[i + k * ay][j + k * ax] + w * m[i + k * sy][j + k * sx] for k in ((1, -1) if both else (1,))]
+                if all(m[i][j] > s if strict else m[i][j] >= s for s in sides):
+                    out[b, i, j] = m[i][j] if length else 1.0
     return out
 
 
 def thin(answer):
-    gx, gy = _noise(2, 3, 9, 10, seed=2, dtype=torch.float64)
-    gx[2], gy[2] = 1.0, 0.0  # a plateau: every pixel is as steep as its neighbours
-    got = answer(gx, gy)
-    brute = lambda **how: torch.stack([_crests(a, b, **how) for a, b in zip(gx, gy)])  # noqa: E731
-    want = brute()
-    if isinstance(got, torch.Tensor) and got.shape == want.shape:
-        edge = got.clone()
-        edge[:, 1:-1, 1:-1] = 0
-        right(got.dtype != torch.bool, "return the length of the gradient on the crests, not only where they are.")
-        right(edge.abs().max() == 0, "the outermost rows and columns must be 0: they have no neighbours on one side.")
-        close = lambda other: torch.allclose(got.double(), other)  # noqa: E731
-        right(not close(brute(strict=True)), "a pixel that is exactly as steep as a neighbour should stay: compare with >=.")
-        right(not close(brute(both=False)), "compare with the pixel behind as well as with the one ahead.")
-        right(not close(brute(corner=False)), "only the axis neighbours were used: mix in the diagonal one with weight w.")
-        right(not close((want > 0).double()), "return the length of the gradient on the crests, not 1.")
-        mirrored = torch.stack([_crests(a, -b) for a, b in zip(gx, gy)])
-        right(not close(mirrored), "the step goes across the mirror image of the gradient: y points down, and dy has the sign of gy.")
-    same(got, want, "the crests", "Ahead is (sign gy, sign gx) for the diagonal; the axis neighbour has one of the two set to 0.", 1e-9)
-    single = answer(gx.float(), gy.float())
-    same(single, want.float(), "the crests in single precision", "", 1e-4)
+    suspects = [
+        ("a pixel that is exactly as steep as a neighbour was dropped: it should stay.", lambda x, y: _crests(x, y, strict=True)),
+        ("only the pixel ahead was looked at: the one behind counts as well.", lambda x, y: _crests(x, y, both=False)),
+        ("only the axis neighbours were used: the diagonal one has the weight w.", lambda x, y: _crests(x, y, corner=False)),
+        ("the crests are marked with 1: the length of the gradient is wanted there.", lambda x, y: _crests(x, y, length=False)),
+        ("the step goes across the mirror image of the gradient: y points down, so dy has the sign of gy.", lambda x, y: _crests(x, y, mirror=True)),
+    ]
+
+    def case(B, H, W, dtype=torch.float64):
+        def draw(g):
+            gx, gy = torch.randn(2, B, H, W, generator=g, dtype=dtype)
+            if B > 2:
+                gx[2], gy[2] = 1.0, 0.0  # a plateau: every pixel is as steep as its neighbours
+            gx[0, : H // 2, : W // 2] = gy[0, : H // 2, : W // 2] = 0.0  # a flat corner
+            return {"gx": gx, "gy": gy}
+
+        return draw
+
+    agree(answer, _crests, [case(3, 9, 10), case(1, 5, 7)], what="the crests", tol=1e-9, suspects=suspects)
+    agree(answer, _crests, case(1, 6, 5, torch.float32), what="the crests in single precision", tol=1e-4)
+    got = answer(torch.ones(1, 5, 6), torch.ones(1, 5, 6))
+    got[:, 1:-1, 1:-1] = 0
+    right(not got.any(), "the outermost rows and columns should be 0: they have no neighbours on one side.")
     zero = torch.zeros(1, 5, 5)
-    same(answer(zero, zero), zero, "the crests of a flat picture", "Do you divide by a maximum that can be 0? Clamp it.")
+    same(answer(zero, zero), zero, "the crests of a flat picture (0 / 0 in w?)")
 
 
 def _flood(weak, strong, eight=True):
@@ -125,27 +139,54 @@ def _flood(weak, strong, eight=True):
     return out
 
 
+def _snake(n):
+    """A path that fills an n × n picture without touching itself: one chain of some n² / 2 pixels."""
+    weak = torch.zeros(n, n, dtype=torch.bool)
+    weak[::2] = True
+    for k, row in enumerate(range(1, n - 1, 2)):
+        weak[row, -1 if k % 2 == 0 else 0] = True
+    return weak
+
+
 def hysteresis(answer):
-    g = torch.Generator().manual_seed(3)
-    weak = torch.rand(4, 24, 24, generator=g) < torch.tensor([0.42, 0.12, 0.4, 0.4])[:, None, None]
-    strong = torch.rand(4, 24, 24, generator=g) < 0.03
-    weak[3], strong[3] = False, False
-    weak[3, 1:22:4], weak[3, 1:20, 23], weak[3, 3:22:4, 0] = True, True, False  # lines joined at the right end only: a long chain
-    weak[2], strong[2], strong[3, 1, 0] = False, True, True
-    got = answer(weak.clone(), strong.clone())
-    want = torch.stack([_flood(a, b) for a, b in zip(weak, strong)])
-    if isinstance(got, torch.Tensor) and got.shape == want.shape and got.dtype == torch.bool:
-        near = torch.stack([_flood(a, b, eight=False) for a, b in zip(weak, strong)])
-        right(not torch.equal(got, near), "diagonal neighbours count too: 8, not 4.")
-        right(not torch.equal(got, weak), "all weak pixels were kept: only those joined to a strong one may stay.")
-        right(not (got & ~weak).any(), "a pixel was kept that is not even weak.")
-        right(not torch.equal(got, strong & weak), "only the strong pixels were kept: spread from them along weak ones.")
-        right(
-            not ((got & ~want).any()),
-            "pixels were kept that no chain joins to a strong one: did it leak from one picture of the batch into another?",
-        )
-        right(not ((want & ~got).any()), "the end of a long chain is missing: repeat the spreading until nothing changes.")
-    same(got, want, "the kept pixels", "Spread by a 3×3 maximum, keep what is weak, repeat until nothing changes.")
+    spread = lambda eight: lambda weak, strong: torch.stack([_flood(a, b, eight) for a, b in zip(weak, strong)])
+    want = spread(True)
+
+    def rounds(n):
+        def grow(weak, strong):
+            grown = weak & strong
+            for _ in range(n):
+                grown = weak & (torch.nn.functional.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0)
+            return grown
+
+        return grow
+
+    suspects = [
+        ("only 4 neighbours count: diagonal ones join, too.", spread(False)),
+        ("all weak pixels were kept: only those joined to a strong one may stay.", lambda weak, strong: weak),
+        ("only the strong pixels were kept: nothing spread from them.", lambda weak, strong: weak & strong),
+        ("strong pixels that are not weak were kept: they don't count.", lambda weak, strong: want(weak | strong, strong)),
+        ("one round of spreading is not enough: a chain may be long.", rounds(1)),
+    ]
+
+    def case(B, H, W):
+        def draw(g):
+            weak = torch.rand(B, H, W, generator=g) < torch.linspace(0.45, 0.15, B)[:, None, None]
+            strong = torch.rand(B, H, W, generator=g) < 0.04
+            strong[-1] = False  # nothing may leak in from the other pictures
+            return {"weak": weak, "strong": strong}
+
+        return draw
+
+    agree(answer, want, [case(4, 24, 21), case(1, 3, 30), case(2, 1, 7)], what="the kept pixels", suspects=suspects)
+    weak = torch.stack([_snake(41), _snake(41).flip(1)])
+    strong = torch.zeros_like(weak)
+    strong[0, 0, 0] = True
+    got = answer(weak, strong)
+    right(
+        isinstance(got, torch.Tensor) and not got[1].any(), "pixels were kept in a picture without a strong one: did it leak from another picture of the batch?"
+    )
+    right(torch.equal(got[0], weak[0]), f"of a chain of {int(weak[0].sum())} weak pixels only {int(got[0].sum())} were kept: the spreading stopped too early.")
 
 
 def zero_conv(answer):
@@ -163,46 +204,142 @@ def zero_conv(answer):
     (y * _noise(2, 6, 3, 3, seed=5)).sum().backward()
     right(
         layer.weight.grad is not None and layer.weight.grad.abs().max() > 0,
-        "no gradient reaches the weights: set them to zero, don't multiply the output by 0.",
+        "no gradient reaches the weights: at the start they should be zero, not the output multiplied by 0.",
     )
+    right(h.grad is None or h.grad.abs().max() == 0, "a gradient passes through the layer at the start: its weights are not zero.")
+    right(answer(6).weight is not layer.weight, "two calls gave the same layer: make a new one each time.")
     with torch.no_grad():
         for p in layer.parameters():
             p.add_(0.1)
     right(layer(h).abs().max() > 0, "after a change of the weights the output is still 0: it would never learn.")
 
 
+def _copy_down(net, z, t, context, style, condition, enter="start", zeros=True, first=True, middle=True, time=True, swap=False):
+    """What the copy returns, layer by layer; the switches build the usual mistakes."""
+    temb = net.embed(t if time else torch.zeros_like(t), style)
+    h = net.conv_in(nn.functional.pixel_unshuffle(z, net.patch))
+    drawing = net.look(condition)
+    h = h + drawing if enter == "start" else drawing if enter == "alone" else h
+    stack = [h]
+    for layer in net.down:
+        h = layer(h, temb) if type(layer).__name__ == "Downsample" else layer(h, temb, context)
+        stack.append(h)
+    if middle:
+        for layer in net.mid:
+            h = layer(h, temb, context)
+    features = [*stack, h]
+    if swap:
+        features = features[::-1]
+    return [zero(f) if zeros else f for zero, f in zip(net.zeros, features)]
+
+
+def ControlNet(answer):
+    g = torch.Generator().manual_seed(12)
+    net = answer(
+        condition=2, look=(4, 6, 8), channels=3, widths=(8, 16), layers=1, attention=(True, True), context_width=5, styles=3, groups=4, head_dim=4
+    ).double()
+    right(isinstance(net, nn.Module), "ControlNet should stay an nn.Module.")
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.3 + (1 if "norm" in name and name.endswith("weight") else 0))
+    suspects = [
+        ("the drawing makes no difference: it is never added.", dict(enter="never")),
+        ("the drawing replaces the noisy latent: it should be added to it.", dict(enter="alone")),
+        ("the zero convolutions are not applied.", dict(zeros=False)),
+        ("the middle blocks were left out.", dict(middle=False)),
+    ]
+
+    def case(B):
+        def draw(g):
+            make = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
+            t = torch.randint(1, 1000, (B,), generator=g)
+            return {"z": make(B, 3, 8, 8), "t": t, "context": make(B, 4, 5), "style": torch.arange(B) % 3, "condition": make(B, 2, 16, 16)}
+
+        return draw
+
+    bound = [(m, lambda *a, how=how: _copy_down(net, *a, **how)) for m, how in suspects]
+    agree(
+        net, lambda *a: _copy_down(net, *a), [case(3), case(1)], what="the list of tensors to add", grad=("z", "context", "condition"), tol=1e-9, suspects=bound
+    )
+    given = case(2)(torch.Generator().manual_seed(1))
+    total = lambda out: sum((o * (k + 1)).sin().sum() for k, o in enumerate(out))
+    found, wanted = (
+        torch.autograd.grad(total(out), list(net.parameters()), allow_unused=True) for out in (net(*given.values()), _copy_down(net, *given.values()))
+    )
+    for (name, _), a, b in zip(net.named_parameters(), found, wanted):
+        if b is not None and b.abs().max() > 1e-12:
+            if a is None:
+                raise Wrong(f"the tensors are right, but no gradient reaches {name}.")
+            same(a, b, f"the gradient of {name}", tol=1e-8)
+
+
 def steer(answer):
-    z, c = _noise(2, 4, 4, 4, seed=6), _noise(2, 2, 8, 8, seed=7)
-    t, context, style = torch.tensor([3, 700]), _noise(2, 5, 8, seed=8), torch.tensor([1, 2])
-    parts, calls = [_noise(2, 3, 2, 2, seed=k) for k in (9, 10, 11)], []
-    given = [p.clone() for p in parts]
+    calls, kept = [], []
 
-    def control(*inputs):
-        calls.append(inputs)
-        return parts
-
-    def unet(z, t, context, style, control=None):
-        calls.append((z, t, context, style))
-        if not isinstance(control, (list, tuple)):
-            raise Wrong("the U-Net wants control= as a list of tensors.")
-        right(len(control) == 3, "the U-Net should receive one tensor for each that the ControlNet returned.")
-        right(all(a.shape == b.shape for a, b in zip(control, given)), "scale each tensor of the list; don't add the list up or repeat it.")
-        return z + sum((k + 1) * a.sum() for k, a in enumerate(control))
-
-    for scale in (1.0, 0.0, 0.5):
+    def work(z, condition, context, a, b, c, scale):
         calls.clear()
-        got = answer(unet, control, z, t, context, style, c, scale)
-        right(
-            len(calls) == 2 and len(calls[0]) == 5 and len(calls[1]) == 4,
-            "call the ControlNet once with (z, t, context, style, condition), then the U-Net once.",
-        )
-        right(
-            all(a is b for a, b in zip(calls[0], (z, t, context, style, c))),
-            "the ControlNet sees the same z, t, context and style as the U-Net, and the condition.",
-        )
-        right(all(a is b for a, b in zip(calls[1], (z, t, context, style))), "the U-Net sees z, t, context and style as they are.")
-        total = sum((k + 1) * a.sum() for k, a in enumerate(given))
-        right(all(torch.equal(a, b) for a, b in zip(parts, given)), "the ControlNet's tensors were changed in place: make new ones, scale * a.")
-        if isinstance(got, torch.Tensor) and scale == 0.5 and got.shape == z.shape:
-            right(not torch.allclose(got, z + total, atol=1e-5), "scale makes no difference: multiply every tensor by it.")
-        same(got, z + scale * total, f"the result with scale = {scale}", "Return what the U-Net returns.")
+        t, style = torch.tensor([3, 700]), torch.tensor([1, 2])
+
+        def control(z, t, context, style, condition):
+            calls.append("control")
+            mix = (condition.mean((1, 2, 3)) + context.mean((1, 2)) + z.mean((1, 2, 3)) + t / 1000 + style)[:, None, None, None]
+            kept[:] = [(x, x.detach().clone()) for x in (a * mix, b * mix, c * mix)]
+            return [x for x, _ in kept]
+
+        def unet(z, t, context, style, control=None):
+            calls.append("unet")
+            if not isinstance(control, (list, tuple)):
+                raise Wrong("the U-Net wants control= as a list of tensors.")
+            right(len(control) == 3, f"the U-Net received {len(control)} tensors: one is wanted for each that the ControlNet returned.")
+            right([tuple(x.shape) for x in control] == [tuple(x.shape) for x in (a, b, c)], "the tensors changed their shapes on the way to the U-Net.")
+            return z * (t / 500 + style)[:, None, None, None] + context.mean() + sum((k + 1) * x.sin().sum() for k, x in enumerate(control))
+
+        out = chosen[0](unet, control, z, t, context, style, condition, *([] if scale == "none" else [scale]))
+        right(all(torch.equal(x.detach(), was) for x, was in kept), "the ControlNet's tensors were changed in place: make new ones.")
+        return out
+
+    def reference(unet, control, z, t, context, style, condition, scale=1.0, how="scaled"):
+        added = control(z, t, context, style, condition)
+        if how == "twice":
+            added = control(z, t, context, style, condition)
+        return unet(z, t, context, style, control=[x * (1.0 if how == "ignored" else scale) for x in added])
+
+    def run(fn):
+        def go(*args):
+            chosen[0] = fn
+            return work(*args)
+
+        return go
+
+    def asked(*args):
+        out = run(answer)(*args)
+        right(calls == ["control", "unet"], f"the ControlNet should be asked once, then the U-Net once; the calls were: {', '.join(calls) or 'none'}.")
+        return out
+
+    chosen = [None]
+    suspects = [
+        ("scale makes no difference.", run(lambda *a: reference(*a[:7], a[7] if len(a) > 7 else 1.0, how="ignored"))),
+        (
+            "the U-Net's output was scaled: the control is what the scale is for.",
+            run(lambda u, n, z, t, x, s, c, scale=1.0: scale * reference(u, n, z, t, x, s, c)),
+        ),
+    ]
+
+    def case(scale):
+        def draw(g):
+            make = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
+            return {
+                "z": make(2, 4, 4, 5),
+                "condition": make(2, 2, 8, 9),
+                "context": make(2, 5, 8),
+                "a": make(2, 3, 2, 4),
+                "b": make(2, 6, 2, 2),
+                "c": make(2, 6, 1, 2),
+                "scale": scale,
+            }
+
+        return draw
+
+    grad = ("z", "condition", "context", "a", "b", "c")
+    agree(asked, run(reference), [case(0.5), case(1.0), case(0.0), case(2.0)], what="the output under control", grad=grad, tol=1e-9, suspects=suspects)
+    agree(asked, run(reference), case("none"), what="the output without a scale (it is 1 then)", tol=1e-9)

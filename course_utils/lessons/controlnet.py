@@ -122,13 +122,13 @@ def zero_conv(channels):
 
 
 def condition_encoder(channels, widths, out):
-    """(B, channels, H, W) -> (B, out, H/f, W/f), f = 2^(len(widths) - 1), by 3×3 convolutions (Zhang et al. 2023, section 3.2); the last starts at zero."""
+    """(B, channels, H, W) -> (B, out, H/f, W/f), f = 2^(len(widths) - 1), by 3×3 convolutions with SiLU, as in the authors' code; the last starts at zero."""
     parts = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
     for a, b in zip(widths, widths[1:]):
         parts += [nn.Conv2d(a, a, 3, padding=1), nn.SiLU(), nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()]
     net = nn.Sequential(*parts, nn.Conv2d(widths[-1], out, 3, padding=1))
     for part in net[::2]:
-        nn.init.kaiming_normal_(part.weight)  # keeps the size of the features from layer to layer
+        nn.init.kaiming_normal_(part.weight)  # He et al. 2015
         nn.init.zeros_(part.bias)
     nn.init.zeros_(net[-1].weight)
     return net
@@ -159,9 +159,16 @@ class ControlNet(TextUNet):
 
     def forward(self, z, t, context, style, condition):
         """What is to be added: one tensor for every skip connection, and a last one for the middle."""
-        h = self.conv_in(F.pixel_unshuffle(z, self.patch)) + self.look(condition)
-        stack, h = self.encode(h, self.embed(t, style), context)
-        return [zero(s) for zero, s in zip(self.zeros, [*stack, h])]
+        temb = self.embed(t, style)
+        h = self.conv_in(F.pixel_unshuffle(z, self.patch))
+        h = h + self.look(condition)  # the drawing comes in
+        stack = [h]
+        for layer in self.down:
+            h = layer(h, temb) if isinstance(layer, Downsample) else layer(h, temb, context)
+            stack.append(h)
+        for layer in self.mid:
+            h = layer(h, temb, context)
+        return [zero(f) for zero, f in zip(self.zeros, [*stack, h])]
 
 
 def steer(unet, control, z, t, context, style, condition, scale=1.0):

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.checks import controlnet as checks
+from course_utils.exercises import examine
 from course_utils.lessons import controlnet
 from course_utils.lessons.controlnet import convolve, shifted
+from course_utils.lessons.latent_diffusion import TextLayer
 
 from . import WRONG_SHAPE, accepts, every, refuses
 
@@ -180,33 +182,158 @@ def steer_summed(unet, control, z, t, context, style, condition, scale=1.0):
     return unet(z, t, context, style, control=scale * torch.stack(control(z, t, context, style, condition)).sum(0))
 
 
+def hysteresis_rounds(n):
+    def grown(weak, strong):
+        out = weak & strong
+        for _ in range(n):
+            out = weak & (F.max_pool2d(out[:, None].float(), 3, 1, 1)[:, 0] > 0)
+        return out
+
+    return grown
+
+
+def hysteresis_of_floats(weak, strong):
+    return controlnet.hysteresis(weak, strong).float()
+
+
+def hysteresis_counts_strong(weak, strong):
+    return controlnet.hysteresis(weak | strong, strong)
+
+
+def hysteresis_in_place(weak, strong):
+    strong &= weak
+    return controlnet.hysteresis(weak, strong)
+
+
+class Copy(controlnet.ControlNet):
+    """A right ControlNet whose parts the wrong ones below replace."""
+
+    def enter(self, z, condition):
+        return self.look(condition) + self.conv_in(F.pixel_unshuffle(z, self.patch))
+
+    def leave(self, features):
+        return list(map(lambda pair: pair[0](pair[1]), zip(self.zeros, features)))
+
+    def walk(self, h, temb, context):
+        features = [h]
+        for layer in self.down:
+            h = layer(h, temb, context) if isinstance(layer, TextLayer) else layer(h, temb)
+            features += [h]
+        return features, h
+
+    def through(self, h, temb, context):
+        for layer in self.mid:
+            h = layer(h, temb, context)
+        return h
+
+    def forward(self, z, t, context, style, condition):
+        temb = self.embed(t, style)
+        features, h = self.walk(self.enter(z, condition), temb, context)
+        return self.leave([*features, self.through(h, temb, context)])
+
+
+class NoDrawing(Copy):
+    def enter(self, z, condition):
+        return self.conv_in(F.pixel_unshuffle(z, self.patch))
+
+
+class OnlyDrawing(Copy):
+    def enter(self, z, condition):
+        return self.look(condition)
+
+
+class NoZeros(Copy):
+    def leave(self, features):
+        return features
+
+
+class NoMiddle(Copy):
+    def through(self, h, temb, context):
+        return h
+
+
+class NoFirst(Copy):
+    def walk(self, h, temb, context):
+        features, h = super().walk(h, temb, context)
+        return features[1:], h
+
+
+class WrongOrder(Copy):
+    def leave(self, features):
+        return super().leave([features[-1], *features[:-1]]) if features[0].shape == features[-1].shape else super().leave(features)[::-1]
+
+
+class LateDrawing(Copy):
+    def forward(self, z, t, context, style, condition):
+        temb = self.embed(t, style)
+        features, h = self.walk(self.conv_in(F.pixel_unshuffle(z, self.patch)), temb, context)
+        features[0] = features[0] + self.look(condition)
+        return self.leave([*features, self.through(h, temb, context)])
+
+
+class CutDrawing(Copy):
+    def enter(self, z, condition):
+        return self.look(condition).detach() + self.conv_in(F.pixel_unshuffle(z, self.patch))
+
+
+class NoGradient(Copy):
+    @torch.no_grad()
+    def forward(self, *inputs):
+        return super().forward(*inputs)
+
+
+def steer_twice(unet, control, z, t, context, style, condition, scale=1.0):
+    control(z, t, context, style, condition)
+    return controlnet.steer(unet, control, z, t, context, style, condition, scale)
+
+
+def steer_detached(unet, control, z, t, context, style, condition, scale=1.0):
+    with torch.no_grad():
+        added = control(z, t, context, style, condition)
+    return unet(z, t, context, style, control=[scale * a for a in added])
+
+
+def steer_half(unet, control, z, t, context, style, condition, scale=0.5):
+    return controlnet.steer(unet, control, z, t, context, style, condition, scale)
+
+
 WRONG = {
     "sobel": [
-        (sobel_unscaled, "divide the kernel by 8"),
+        (sobel_unscaled, "8 times too large"),
         (sobel_swapped, "exchanged"),
         (sobel_flipped, "wrong sign"),
-        (sobel_prewitt, "1, 2, 1"),
-        (sobel_zero_border, "off by"),
-        (sobel_length, "two tensors"),
+        (sobel_prewitt, "equal weights|off by"),
+        (sobel_zero_border, "border"),
+        (sobel_length, "2 values"),
+        (lambda x: tuple(s.detach() for s in controlnet.sobel(x)), "no gradient"),
+        (lambda x: controlnet.sobel(x.float()), "dtype|off by"),
     ],
     "thin": [
-        (thin_variant(strict=True), ">="),
+        (thin_variant(strict=True), "exactly as steep"),
         (thin_variant(ways=(1,)), "behind"),
         (thin_variant(axis_only=True), "diagonal"),
         (thin_variant(mirror=-1), "mirror"),
-        (thin_variant(border=False), "outermost"),
-        (thin_mask, "length"),
-        (thin_ones, "not 1"),
-        (thin_divides_by_zero, "nan|Clamp"),
+        (thin_variant(border=False), "off by|outermost"),
+        (thin_mask, "dtype"),
+        (thin_ones, "marked with 1"),
+        (thin_divides_by_zero, "nan|flat|off by"),
+        (lambda gx, gy: controlnet.thin(gy, gx), "off by"),
+        (lambda gx, gy: controlnet.thin(gx[:1], gy[:1]).expand_as(gx), "off by"),
     ],
     "hysteresis": [
-        (hysteresis_once, "long chain"),
+        (hysteresis_once, "one round"),
+        (hysteresis_rounds(8), "off by|too early"),
+        (hysteresis_rounds(64), "too early"),
+        (hysteresis_rounds(82), "too early"),
         (hysteresis_strong_only, "only the strong"),
         (hysteresis_all_weak, "all weak"),
         (hysteresis_four, "diagonal"),
-        (hysteresis_leaks, "leak"),
-        (hysteresis_wide, "no chain"),
-        (hysteresis_spills, "not even weak"),
+        (hysteresis_leaks, "off by|leak"),
+        (hysteresis_wide, "off by"),
+        (hysteresis_spills, "off by"),
+        (hysteresis_counts_strong, "they don't count"),
+        (hysteresis_of_floats, "dtype"),
+        (hysteresis_in_place, "changes its argument strong"),
     ],
     "zero_conv": [
         (zero_conv_random, "exactly 0"),
@@ -215,21 +342,55 @@ WRONG = {
         (zero_conv_keeps_bias, "exactly 0"),
         (zero_conv_times_zero, "no gradient"),
         (zero_conv_without_bias, "bias"),
+        (lambda channels, made={}: made.setdefault(channels, controlnet.zero_conv(channels)), "same layer"),
+    ],
+    "ControlNet": [
+        (NoDrawing, "makes no difference"),
+        (OnlyDrawing, "replaces the noisy latent"),
+        (NoZeros, "zero convolutions are not applied|shape"),
+        (NoMiddle, "middle blocks"),
+        (NoFirst, "values|cannot work with"),
+        (WrongOrder, "shape|off by|stopped"),
+        (LateDrawing, "off by"),
+        (CutDrawing, "no gradient reaches condition"),
+        (NoGradient, "no gradient flows"),
     ],
     "steer": [
-        (steer_without_scale, "off by|no difference"),
-        (steer_scaled_output, "off by"),
+        (steer_without_scale, "no difference"),
+        (steer_scaled_output, "output was scaled"),
         (steer_in_place, "in place"),
-        (steer_list_times_number, "one tensor for each"),
-        (steer_scaled_drawing, "and the condition"),
-        (steer_summed, "list of tensors"),
+        (steer_list_times_number, "one is wanted for each|stopped"),
+        (steer_scaled_drawing, "off by"),
+        (steer_summed, "stopped|list of tensors"),
+        (steer_twice, "asked once"),
+        (steer_detached, "gradient"),
+        (steer_half, "without a scale"),
     ],
+}
+
+RIGHT = {
+    "sobel": [
+        lambda x: (
+            convolve(convolve(x, torch.tensor([[-0.5, 0, 0.5]])), torch.tensor([[0.25], [0.5], [0.25]])),
+            convolve(convolve(x, torch.tensor([[0.25, 0.5, 0.25]])), torch.tensor([[-0.5], [0], [0.5]])),
+        ),
+    ],
+    "thin": [thin_variant()],
+    "hysteresis": [hysteresis_rounds(2000)],
+    "zero_conv": [lambda channels: nn.Conv2d(channels, channels, (1, 1)).apply(lambda m: [p.data.zero_() for p in m.parameters()])],
+    "ControlNet": [Copy],
+    "steer": [lambda u, n, z, t, x, s, c, scale=1.0: u(z, t, x, s, control=tuple(torch.mul(a, scale) for a in n(z, t, x, s, c)))],
 }
 
 
 @every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
     refuses(getattr(checks, name), answer, words)
+
+
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
 
 
 def test_a_wrong_shape_gets_one_sentence():
