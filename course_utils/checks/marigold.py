@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..exercises import Wrong, needs_grad, right, same
+from ..exercises import agree, right, same
 
 HINTS = {
     "normalise_depth": [
         "Two numbers for each map: its 2 % and its 98 % quantile. Everything else is a straight line through them.",
-        "torch.quantile(depth.flatten(1), low, dim=1) is (B,); give it the shape (B, 1, 1, 1) before you subtract. Clip at the end.",
-        "near, far = (torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high)); return ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1).",
+        "torch.nanquantile(depth.flatten(1), low, dim=1) is (B,) and leaves NaN out; give it the shape (B, 1, 1, 1) before you subtract. Clip at the end.",
+        "near, far = (torch.nanquantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high)); return ((depth - near) / (far - near).clamp(min=1e-6) * 2 - 1).clamp(-1, 1).",
     ],
     "scale_shift": [
         "Centre both maps on the mean of their known pixels. The scale is a covariance divided by a variance; the shift follows from the means.",
@@ -36,82 +36,119 @@ HINTS = {
         'Shape s as (B, 1, 1, 1). F.interpolate(n, levels[0].shape[-2:], mode="bilinear") enlarges; the division uses .flatten(1).std(1), one number an example.',
         'total = sum(s**i * F.interpolate(n, levels[0].shape[-2:], mode="bilinear") for i, n in enumerate(levels)); return total / total.flatten(1).std(1)[:, None, None, None].',
     ],
+    "ensemble": [
+        "The median needs aligned maps, and the alignment needs a median: begin with `stretch(maps)`, and repeat both in turn, `rounds` times.",
+        "One round: middle = stretch(the median over the first axis of the aligned maps); then every map of `maps` is fitted to it with `align(d, middle, known)`, where all pixels are known.",
+        "After the rounds: middle = aligned.median(0).values, spread = (aligned - middle).abs().median(0).values, divided by middle's maximum minus minimum, .clamp(min=1e-6); return stretch(middle), spread.",
+    ],
 }
 
 
-def _depths(seed: int, dtype=torch.float32):
-    """Four unlike maps (4, 1, 12, 10): one with a far outlier, one upside down, one tiny, one with two planes."""
-    g = torch.Generator().manual_seed(seed)
-    d = 1 + 4 * torch.rand(4, 1, 12, 10, generator=g, dtype=torch.float64)
+def _noise(g, *shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+
+def _depths(g, B=4, H=12, W=10, dtype=torch.float32):
+    """Unlike maps (B, 1, H, W): one with a far outlier, one upside down, one tiny, one with two planes."""
+    d = 1 + 4 * torch.rand(B, 1, H, W, generator=g, dtype=torch.float64)
     d[0, 0, 3, 3] = 60.0
-    d[1] += torch.linspace(3, 0, 12, dtype=torch.float64)[:, None]
-    d[2] *= 0.01
-    d[3, :, :, :5] = d[3, :, :, :5] * 0.1 + 7
+    if B > 3:
+        d[1] += torch.linspace(3, 0, H, dtype=torch.float64)[:, None]
+        d[2] *= 0.01
+        d[3, :, :, : W // 2] = d[3, :, :, : W // 2] * 0.1 + 7
     return d.to(dtype)
 
 
-def _known(seed: int, shape=(4, 1, 12, 10)):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) > 0.3
+def _known(g, *shape):
+    return torch.rand(shape, generator=g) > 0.3
+
+
+def _ruler(depth, low=0.02, high=0.98, ends=(-1.0, 1.0), clip=True, shared=False):
+    """Each map's straight line through two quantiles of its known pixels, one map at a time; NaN where it was."""
+    out = torch.empty_like(depth)
+    for i, d in enumerate(depth):
+        finite = (depth if shared else d).double().numpy()
+        near, far = np.quantile(finite[np.isfinite(finite)], [low, high])
+        line = ends[0] + (ends[1] - ends[0]) * (d.double() - near) / max(far - near, 1e-6)
+        out[i] = line.clamp(min(ends), max(ends)) if clip else line
+    return out
 
 
 def normalise_depth(answer):
-    for dtype, (low, high) in ((torch.float32, (0.02, 0.98)), (torch.float64, (0.1, 0.8))):
-        d = _depths(1, dtype)
-        before = d.clone()
-        got = answer(d) if low == 0.02 else answer(d, low, high)
-        right(torch.equal(d, before), "your function changes its input: work on a new tensor.")
-        ends = np.quantile(d.double().flatten(1).numpy(), [low, high], axis=1)
-        near, far = (torch.tensor(e)[:, None, None, None] for e in ends)
-        line = (d.double() - near) / (far - near)
-        want = (2 * line - 1).clamp(-1, 1).to(dtype)
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            close = lambda x: torch.allclose(got.double(), x, atol=1e-4)  # noqa: B023, E731
-            right(not close(2 * line - 1), "values beyond the quantiles lie outside of [-1, 1]: clip them.")
-            right(not close(line.clamp(0, 1)), "this runs from 0 to 1: stretch it to [-1, 1].")
-            right(not close((1 - 2 * line).clamp(-1, 1)), "near and far are exchanged: the near quantile should become -1.")
-            flat = d.double().flatten(1)
-            lo, hi = (v[:, None, None, None] for v in (flat.amin(1), flat.amax(1)))
-            right(not close(2 * (d.double() - lo) / (hi - lo) - 1), "this uses minimum and maximum: use the quantiles, or one outlier squeezes all the rest.")
-            a, b = np.quantile(d.double().numpy(), [low, high])
-            right(not close(((d.double() - a) / (b - a) * 2 - 1).clamp(-1, 1)), "all maps share one ruler: take the quantiles of each map, with dim=1.")
-        same(got, want, "the normalised depth", "Each map has its own quantiles; low goes to -1, high to 1.", 1e-4 if dtype == torch.float32 else 1e-10)
+    case = lambda B, dtype, *q: lambda g: {"depth": _depths(g, B, dtype=dtype), **dict(zip(("low", "high"), q))}
+    suspects = [
+        ("values beyond the quantiles lie outside of [-1, 1]: clip them.", lambda *a: _ruler(*a, clip=False)),
+        ("this runs from 0 to 1: stretch it to [-1, 1].", lambda *a: _ruler(*a, ends=(0.0, 1.0))),
+        ("near and far are exchanged: the near quantile should become -1.", lambda *a: _ruler(*a, ends=(1.0, -1.0))),
+        ("this uses minimum and maximum: use the quantiles, or one outlier squeezes all the rest.", lambda d, *_: _ruler(d, 0.0, 1.0)),
+        ("all maps share one ruler: take the quantiles of each map, with dim=1.", lambda *a: _ruler(*a, shared=True)),
+        ("`low` and `high` are not used: 2 % and 98 % are only their defaults.", lambda d, *_: _ruler(d)),
+    ]
+    agree(answer, _ruler, [case(4, torch.float32), case(3, torch.float32, 0.1, 0.8)], what="the normalised depth", tol=1e-4, suspects=suspects)
+    agree(answer, _ruler, case(1, torch.float64, 0.25, 0.9), what="the normalised depth in double precision", tol=1e-9)
+    flat = torch.full((1, 1, 4, 5), 3.0)
+    same(
+        answer(flat),
+        -torch.ones(1, 1, 4, 5),
+        "a map that is the same everywhere",
+        "near = far, and 0 / 0 is NaN: keep the divisor above 0, with .clamp(min=1e-6); then all is near.",
+    )
+
+    def holes(g):
+        d = _depths(g)
+        d[1, 0, 2, 3] = d[2, 0, :5] = torch.nan
+        return {"depth": d}
+
+    spoilt = ("one unknown pixel (NaN) makes its whole map unknown: torch.nanquantile leaves it out.", lambda d: _ruler(d) + 0 * d.sum((1, 2, 3), keepdim=True))
+    agree(answer, _ruler, holes, what="the normalised depth of maps with unknown pixels", tol=1e-4, suspects=[spoilt])
+
+
+def _fits(pred, depth, known):
+    """Least squares by the pseudo-inverse of [p, 1], one map at a time: (B, 2)."""
+    rows = []
+    for p, d, k in zip(pred, depth, known):
+        p, d = p[k].double(), d[k].double()
+        rows.append(torch.linalg.pinv(torch.stack([p, torch.ones_like(p)], 1)) @ d)
+    return torch.stack(rows)
+
+
+def _line(pred, depth, known):
+    s, b = _fits(pred, depth, known).to(pred.dtype).T
+    return s, b
+
+
+def _through_zero(pred, depth, known):
+    s = torch.stack([(p[k] * d[k]).sum() / p[k].square().sum() for p, d, k in zip(pred, depth, known)])
+    return s, torch.zeros_like(s)
 
 
 def scale_shift(answer):
-    for dtype, tol in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
-        truth, known = _depths(2, dtype), _known(3)
-        pred = torch.randn(truth.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(dtype)
-        pred = 0.3 * pred + torch.tensor([0.5, -0.2, 30.0, 0.1], dtype=dtype)[:, None, None, None] * truth
-        pred[0] *= 1e-3  # a map of small contrast must be stretched, not taken for a constant one
-        holes = torch.where(known, truth, torch.nan)
-        fits = lambda p, d, keep: [  # noqa: E731
-            np.linalg.lstsq(np.stack([p[i][k].double().numpy(), np.ones(int(k.sum()))], 1), d[i][k].double().numpy(), rcond=None)[0] for i, k in enumerate(keep)
-        ]
-        want = torch.tensor(np.stack(fits(pred, truth, known)))  # (B, 2)
-        got = answer(pred, holes, known)
-        if not (isinstance(got, (tuple, list)) and len(got) == 2):
-            raise Wrong("return two things: the scales and the shifts.")
-        s, b = got
-        if isinstance(s, torch.Tensor) and s.shape == (4,) and isinstance(b, torch.Tensor) and b.shape == (4,):
-            right(
-                bool(torch.isfinite(s).all() and torch.isfinite(b).all()),
-                "the result is NaN: unknown depths are NaN; replace them with torch.where(known, depth, 0).",
-            )
-            close = lambda w: torch.allclose(s.double(), torch.tensor(w, dtype=torch.float64), rtol=1e-3, atol=1e-6)  # noqa: B023, E731
-            right(not close([f[0] for f in fits(truth, pred, known)]), "this fits the depth to the prediction: it is the prediction that is scaled.")
-            everywhere = torch.ones_like(known)
-            right(
-                not close([f[0] for f in fits(pred, torch.where(known, truth, 0), everywhere)]),
-                "unknown pixels are counted as depth 0: give them weight 0 in every sum, and divide by the number of known ones.",
-            )
-            through = [float((pred[i][k] * truth[i][k]).sum() / (pred[i][k] ** 2).sum()) for i, k in enumerate(known)]
-            right(not close(through), "this is the best scale without a shift: centre both maps first.")
-        same(s, want[:, 0].to(dtype), "the scale", "It is the covariance of prediction and depth over the variance of the prediction.", tol)
-        same(b, want[:, 1].to(dtype), "the shift", "It is mean(depth) - s · mean(prediction), over the known pixels.", tol)
-    pred = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(5), requires_grad=True)
-    s, b = answer(pred, _depths(6)[:2, :, :4, :4], torch.ones(2, 1, 4, 4, dtype=torch.bool))
-    needs_grad(s.sum() + b.sum(), {"the prediction": pred}, "scale and shift")
-    flat, depth = torch.tensor([0.0, 3.0])[:, None, None, None].expand(2, 1, 4, 4), _depths(6)[:2, :, :4, :4].float()
+    def case(B, H, W, dtype):
+        def draw(g):
+            truth, known = _depths(g, B, H, W, dtype), _known(g, B, 1, H, W)
+            slope = torch.tensor([0.5, -0.2, 30.0, 0.1], dtype=dtype)[:B, None, None, None]
+            pred = 0.3 * _noise(g, B, 1, H, W, dtype=dtype) + slope * truth
+            pred[0] *= 1e-3  # a map of small contrast must be stretched, not taken for a constant one
+            return {"pred": pred, "depth": torch.where(known, truth, torch.nan), "known": known}
+
+        return draw
+
+    zeros = lambda p, d, k: _line(p, torch.where(k, d, 0), torch.ones_like(k))
+    suspects = [
+        ("this fits the depth to the prediction: it is the prediction that is scaled.", lambda p, d, k: _line(torch.where(k, d, 0), p, k)),
+        ("unknown pixels are counted as depth 0: give them weight 0 in every sum, and divide by the number of known ones.", zeros),
+        ("this is the best scale without a shift: centre both maps first.", _through_zero),
+        ("the two are exchanged: the scale comes first.", lambda *a: _line(*a)[::-1]),
+        (
+            "the result is NaN: unknown depths are NaN; replace them with torch.where(known, depth, 0).",
+            lambda p, d, k: (torch.full((len(p),), torch.nan, dtype=p.dtype),) * 2,
+        ),
+    ]
+    double = [case(4, 12, 10, torch.float64), case(2, 5, 7, torch.float64)]
+    agree(answer, _line, double, what="(scale, shift)", grad=("pred",), tol=1e-8, suspects=suspects)
+    agree(answer, _line, case(4, 12, 10, torch.float32), what="(scale, shift) in single precision", tol=1e-3, suspects=suspects)
+    g = torch.Generator().manual_seed(6)
+    flat, depth = torch.tensor([0.0, 3.0])[:, None, None, None].expand(2, 1, 4, 4), _depths(g, 2, 4, 4)
     s, b = answer(flat, depth, torch.ones(2, 1, 4, 4, dtype=torch.bool))
     right(
         bool(torch.isfinite(s).all() and torch.isfinite(b).all()),
@@ -120,81 +157,171 @@ def scale_shift(answer):
     same(s * flat[:, 0, 0, 0] + b, depth.mean((1, 2, 3)), "a constant map after alignment", "It can only be moved, to the mean depth.", 1e-3)
 
 
+def _errors(pred, depth, over=None, both=True, by_pred=False, within=True, limit=1.25):
+    """AbsRel and δ1, pixel by pixel."""
+    rel, good = [], []
+    for p, d in zip(pred.flatten(1).tolist(), depth.flatten(1).tolist()):
+        pairs = [(a, b) for a, b in zip(p, d) if math.isfinite(b)]
+        n = over or len(pairs)
+        rel.append(sum(abs(a - b) / (abs(a) or math.inf if by_pred else b) for a, b in pairs) / n)
+        close = [(a > 0 and max(a / b, b / a) < limit) if both else a / b < limit for a, b in pairs]
+        good.append(sum(c == within for c in close) / n)
+    return torch.tensor(rel), torch.tensor(good)
+
+
 def depth_errors(answer):
-    truth, known = _depths(7), _known(8)
-    g = torch.Generator().manual_seed(9)
-    pred = truth * (0.2 * torch.randn(truth.shape, generator=g)).exp()
-    pred[0, 0, :2], pred[1, 0, 5] = -1.1 * truth[0, 0, :2], 0.0
-    pred[3] = truth[3] / 1.3
-    holes = torch.where(known, truth, torch.nan)
-    got = answer(pred, holes)
-    if not (isinstance(got, (tuple, list)) and len(got) == 2):
-        raise Wrong("return two things: AbsRel and δ1.")
-    rel, good, by_pred, below = [], [], [], []
-    for p, d, k in zip(pred, truth, known):
-        pairs = list(zip(p[k].tolist(), d[k].tolist()))
-        rel.append(sum(abs(a - b) / b for a, b in pairs) / len(pairs))
-        by_pred.append(sum(abs(a - b) / abs(a) if a else math.inf for a, b in pairs) / len(pairs))
-        good.append(sum(a > 0 and max(a / b, b / a) < 1.25 for a, b in pairs) / len(pairs))
-        below.append(sum(a / b < 1.25 for a, b in pairs) / len(pairs))
-    size, n = truth[0].numel(), known.flatten(1).sum(1)
-    a, b = got
-    for x, what in ((a, "AbsRel"), (b, "δ1")):
-        if isinstance(x, torch.Tensor) and x.shape == (4,):
-            right(bool(torch.isfinite(x).all()), f"{what} is NaN or inf: unknown depths are NaN; put 1 there, and leave those pixels out of the sum.")
-    if isinstance(a, torch.Tensor) and a.shape == (4,) and isinstance(b, torch.Tensor) and b.shape == (4,):
-        close = lambda x, w: torch.allclose(x.double(), torch.as_tensor(w, dtype=torch.float64), rtol=1e-4)  # noqa: E731
-        right(not close(a, torch.tensor(rel).double() * n / size), "you divide by all pixels: divide by the number of known ones in each map.")
-        right(not close(a, by_pred), "the error is divided by the prediction: divide by the true depth.")
-        right(not close(b, below), "only p/d is tested: a prediction that is far too small must count as wrong too, by d/p.")
-        right(not close(b, 1 - torch.tensor(good).double()), "this is the share of wrong pixels: δ1 counts those within 25 %.")
-    same(a, torch.tensor(rel), "AbsRel", "The mean of |p - d| / d over the known pixels of each map.", 1e-4)
-    same(b, torch.tensor(good), "δ1", "The share of known pixels with max(p/d, d/p) < 1.25; a prediction of zero or less is wrong.", 1e-4)
+    def case(H, W):
+        def draw(g):
+            truth, known = _depths(g, 4, H, W), _known(g, 4, 1, H, W)
+            pred = truth * (0.2 * _noise(g, 4, 1, H, W)).exp()
+            pred[0, 0, :2], pred[1, 0, 4] = -1.1 * truth[0, 0, :2], 0.0
+            pred[3] = truth[3] / 1.3
+            return {"pred": pred, "depth": torch.where(known, truth, torch.nan)}
+
+        return draw
+
+    rel = lambda **k: lambda p, d: (_errors(p, d, **k)[0], _errors(p, d)[1])
+    good = lambda **k: lambda p, d: (_errors(p, d)[0], _errors(p, d, **k)[1])
+    hole = lambda p, d: ((p - d).abs().div(d).flatten(1).mean(1), _errors(p, d)[1])
+    suspects = [
+        ("AbsRel is NaN: unknown depths are NaN; put 1 there, and leave those pixels out of the sum.", hole),
+        ("you divide by all pixels: divide by the number of known ones in each map.", lambda p, d: _errors(p, d, over=p[0].numel())),
+        (
+            "AbsRel is divided by all pixels: divide by the number of known ones in each map.",
+            lambda p, d: (_errors(p, d, over=p[0].numel())[0], _errors(p, d)[1]),
+        ),
+        ("the error is divided by the prediction: divide by the true depth.", rel(by_pred=True)),
+        ("only p/d is tested: a prediction that is far too small must count as wrong too, by d/p.", good(both=False)),
+        ("this is the share of wrong pixels: δ1 counts those within 25 %.", good(within=False)),
+        (
+            "a prediction of zero or less counts as right: its ratio says nothing, clamp it from below first.",
+            lambda p, d: (_errors(p, d)[0], _errors(p.abs(), d)[1]),
+        ),
+        ("the two are exchanged: AbsRel comes first.", lambda p, d: _errors(p, d)[::-1]),
+    ]
+    agree(answer, _errors, [case(12, 10), case(5, 8)], what="(AbsRel, δ1)", tol=1e-5, suspects=suspects)
+
+
+def _twice(weight, factor=0.5):
+    """Channel by channel: input c and input c + C of the wider one both hold half of input c."""
+    W, C = weight.shape[:2]
+    columns = [weight[:, c % C] * factor for c in range(2 * C)]
+    return torch.stack(columns, 1)
 
 
 def widen(answer):
-    g = torch.Generator().manual_seed(10)
-    weight = torch.randn(5, 6, 3, 3, generator=g)
-    got = answer(weight)
-    x, y = torch.randn(2, 3, 6, 8, 8, generator=g)
-    if isinstance(got, torch.Tensor) and got.shape == (5, 12, 3, 3):
-        out, old = F.conv2d(torch.cat([x, x], 1), got, padding=1), F.conv2d(x, weight, padding=1)
-        right(not torch.allclose(out, 2 * old, atol=1e-4), "with the same latent twice the answer is twice the old one: halve the weights.")
-        zero = got.reshape(5, 2, 6, 3, 3).abs().amax((0, 2, 3, 4)) == 0
-        right(not zero.any(), "one half is zero: this keeps the old answer too, but then the network starts blind to one of its inputs. Copy both, and halve.")
-        right(
-            torch.allclose(out, old, atol=1e-4),
-            "with the same latent in both halves the answer should be as before: the first six input channels belong to the first latent, the last six to the second.",
-        )
-        pair = F.conv2d(torch.cat([x, y], 1), got, padding=1)
-        right(torch.allclose(pair, F.conv2d((x + y) / 2, weight, padding=1), atol=1e-4), "the two halves should be treated alike.")
-    same(got, torch.cat([weight * 0.5, weight * 0.5], 1), "the wider weight", "Axis 1 holds the input channels.")
+    suspects = [
+        ("with the same latent twice the answer is twice the old one: halve the weights.", lambda w: _twice(w, 1.0)),
+        (
+            "one half is zero: this keeps the old answer too, but then the network starts blind to one of its inputs. Copy both, and halve.",
+            lambda w: torch.cat([w, 0 * w], 1),
+        ),
+        (
+            "one half is zero: this keeps the old answer too, but then the network starts blind to one of its inputs. Copy both, and halve.",
+            lambda w: torch.cat([0 * w, w], 1),
+        ),
+        ("the halves are mixed: the first C input channels belong to the first latent, the last C to the second.", lambda w: w.repeat_interleave(2, 1) / 2),
+        ("this makes twice the output channels: the input channels are axis 1.", lambda w: torch.cat([w, w], 0) / 2),
+    ]
+    case = lambda W, C, k, dtype=torch.float32: lambda g: {"weight": _noise(g, W, C, k, k, dtype=dtype)}
+    agree(answer, _twice, [case(5, 6, 3), case(2, 4, 1), case(3, 1, 3, torch.float64)], what="the wider weight", grad=("weight",), suspects=suspects)
+
+
+def _pile(levels, t, T=1000, strength=0.9, power=lambda s, i: s**i, annealed=True, unit=True, one_spread=False, T_used=None, **how):
+    """The noise of one example after the other."""
+    how = how or {"mode": "bilinear"}
+    out = []
+    for k in range(len(t)):
+        s = strength * (t[k].item() / (T_used or T) if annealed else 1.0)
+        parts = [power(s, i) * F.interpolate(n[k : k + 1], size=levels[0].shape[-2:], **how)[0] for i, n in enumerate(levels)]
+        out.append(sum(parts))
+    out = torch.stack(out)
+    spread = lambda v: ((v - v.mean()) ** 2).sum().div(v.numel() - 1).sqrt()
+    if one_spread:
+        return out / spread(out)
+    return torch.stack([v / spread(v) for v in out]) if unit else out
 
 
 def multi_resolution_noise(answer):
-    g = torch.Generator().manual_seed(11)
-    levels = [torch.randn(4, 2, s, s, generator=g) for s in (8, 4, 2, 1)]
-    for t, T, strength in ((torch.tensor([0, 30, 70, 100]), 100, 0.9), (torch.tensor([1, 400, 600, 1000]), 1000, 0.5)):
-        got = answer(levels, t, T, strength)
+    def case(sizes, t, dtype=torch.float32, **more):
+        return lambda g: {"levels": [_noise(g, len(t), 2, *s, dtype=dtype) for s in sizes], "t": torch.tensor(t), **more}
 
-        def by_hand(power=lambda s, i: s**i, annealed=True, mode="bilinear", size=8, t=t, T=T, strength=strength):
-            out = []
-            for k in range(4):
-                s = strength * (t[k].item() / T if annealed else 1.0)
-                total = torch.zeros(2, size, size)
-                for i, n in enumerate(levels):
-                    total = total + power(s, i) * F.interpolate(n[k : k + 1], size=(size, size), mode=mode)[0]
-                out.append(total)
-            return torch.stack(out)
+    square = ((8, 8), (4, 4), (2, 2), (1, 1))
+    wrong = lambda **k: lambda *a: _pile(*a, **k)
+    suspects = [
+        ("the sum is not scaled back: divide each example by its own standard deviation.", wrong(unit=False)),
+        ("every t gets the same noise: the weight of level i is (strength · t/T)^i.", wrong(annealed=False)),
+        ('the levels are enlarged in blocks: use mode="bilinear".', wrong(mode="nearest")),
+        ("the levels are enlarged with align_corners=True: leave it at its default.", wrong(mode="bilinear", align_corners=True)),
+        ("all coarse levels get the same weight: raise it to the power i.", wrong(power=lambda s, i: s if i else 1.0)),
+        ("the finest level is weighed too: its weight is s to the power 0, which is 1.", wrong(power=lambda s, i: s ** (i + 1))),
+        ("the whole batch is divided by one number: each example has its own standard deviation.", wrong(one_spread=True)),
+        ("t is divided by 1000, whatever T is.", wrong(T_used=1000)),
+        ("the coarse levels are missing: add every level, not only the first.", lambda levels, t, *a: _pile(levels[:1], t, *a)),
+    ]
+    cases = [
+        case(square, [30, 0, 70, 100], T=100, strength=0.9),
+        case(((7, 5), (3, 2), (1, 1)), [1, 400, 1000], T=1000, strength=0.5),
+        case(square[1:], [250, 990]),
+    ]
+    agree(answer, _pile, cases, what="the noise", tol=1e-4, suspects=suspects)
+    agree(answer, _pile, case(square, [999, 10], torch.float64), what="the noise in double precision", tol=1e-9)
 
-        unit = lambda x: torch.stack([v / math.sqrt(((v - v.mean()) ** 2).sum() / (v.numel() - 1)) for v in x])  # noqa: E731
-        want = unit(by_hand())
-        if isinstance(got, torch.Tensor) and got.shape == want.shape:
-            close = lambda x: torch.allclose(got, x, atol=1e-4)  # noqa: B023, E731
-            right(not close(by_hand()), "the sum is not scaled back: divide each example by its own standard deviation.")
-            right(not close(unit(by_hand(annealed=False))), "every t gets the same noise: the weight of level i is (strength · t/T)^i.")
-            right(not close(unit(by_hand(mode="nearest"))), 'the levels are enlarged in blocks: use mode="bilinear".')
-            right(not close(unit(by_hand(power=lambda s, i: s if i else 1.0))), "all coarse levels get the same weight: raise it to the power i.")
-            whole = by_hand()
-            right(not close(whole / whole.std()), "the whole batch is divided by one number: each example has its own standard deviation.")
-        same(got, want, "the noise", "Weights (strength · t/T)^i, levels enlarged by bilinear interpolation, spread 1 for each example.", 1e-4)
+
+def _onto(p, d):
+    """One map fitted to another by least squares with numpy."""
+    A = np.stack([p.ravel(), np.ones(p.size)], 1)
+    return (A @ np.linalg.lstsq(A, d.ravel(), rcond=None)[0]).reshape(p.shape)
+
+
+def _vote(maps, rounds=5, middle_of=np.median, spread_of="median", ruled=True, stretched=True, fitted=True):
+    """Median and spread of N answers, one picture at a time."""
+    unit = lambda d: (d - d.min()) / max(d.max() - d.min(), 1e-6)
+    middles, spreads = [], []
+    for answers in maps.double().numpy().swapaxes(0, 1):  # (N, 1, H, W)
+        own = np.stack([unit(d) for d in answers])
+        for _ in range(rounds if fitted else 0):
+            goal = unit(middle_of(own, axis=0))
+            own = np.stack([_onto(d, goal) for d in answers])
+        middle = middle_of(own, axis=0)
+        away = np.abs(own - middle)
+        spread = np.median(away, 0) if spread_of == "median" else away.mean(0) if spread_of == "mean" else own.std(0)
+        spreads.append(spread / max(middle.max() - middle.min(), 1e-6) if ruled else spread)
+        middles.append(unit(middle) if stretched else middle)
+    return tuple(torch.tensor(np.stack(v)).to(maps.dtype) for v in (middles, spreads))
+
+
+def ensemble(answer):
+    def case(N, B, H, W, dtype=torch.float64, **more):
+        def draw(g):
+            truth = _depths(g, B, H, W, torch.float64)
+            scale, shift = 0.3 + torch.rand(N, B, 1, 1, 1, generator=g, dtype=torch.float64), 5 * torch.randn(N, B, 1, 1, 1, generator=g, dtype=torch.float64)
+            maps = scale * (truth + 1.5 * torch.randn(N, B, 1, H, W, generator=g, dtype=torch.float64)) + shift
+            return {"maps": maps.to(dtype), **more}
+
+        return draw
+
+    wrong = lambda **k: lambda *a: _vote(*a, **k)
+    suspects = [
+        ("the maps are only stretched: fit each of them to the median, `rounds` times.", wrong(fitted=False)),
+        ("`rounds` is not used: 5 is only its default.", lambda maps, rounds=5: _vote(maps)),
+        ("only one round is made: the median of the aligned maps is a new goal; repeat.", lambda maps, rounds=5: _vote(maps, 1)),
+        ("this is the mean: take the median over the first axis, which one wild answer cannot move.", wrong(middle_of=np.mean)),
+        ("the map that is returned is not stretched: bring it to [0, 1] at the end.", wrong(stretched=False)),
+        ("the spread is not divided by the range of the median: it has another unit than the map.", wrong(ruled=False)),
+        ("the spread is the standard deviation: take the median distance from the median, pixel by pixel.", wrong(spread_of="std")),
+        ("the spread is the mean distance: take the median.", wrong(spread_of="mean")),
+        ("the two are exchanged: the map comes first.", lambda *a: _vote(*a)[::-1]),
+    ]
+    agree(answer, _vote, [case(5, 2, 8, 7), case(3, 4, 6, 9, rounds=2), case(7, 1, 5, 5, rounds=0)], what="(median, spread)", tol=1e-6, suspects=suspects)
+    agree(answer, _vote, case(3, 2, 8, 8, torch.float32), what="(median, spread) in single precision", tol=1e-3)
+    one = torch.rand(1, 2, 1, 6, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    middle, spread = answer(one)
+    same(middle, _vote(one)[0], "the median of a single answer")
+    same(spread, torch.zeros_like(spread), "the spread of a single answer")
+    same(
+        answer(torch.zeros(3, 1, 1, 4, 4))[1],
+        torch.zeros(1, 1, 4, 4),
+        "the spread of answers that are the same everywhere",
+        "Keep the divisor above 0: .clamp(min=1e-6).",
+    )

@@ -11,9 +11,13 @@ from course_utils.lessons.latent_diffusion import LatentDiffusion, PlainAttentio
 
 
 def normalise_depth(depth, low=0.02, high=0.98):
-    """Depths (B, 1, H, W) -> [-1, 1]: each map's ``low`` quantile goes to -1, its ``high`` quantile to 1, what lies beyond is clipped (Ke et al. 2024)."""
-    near, far = (torch.quantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))  # (B, 1, 1, 1)
-    return ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1)
+    """Depths (B, 1, H, W) -> [-1, 1]: each map's ``low`` quantile goes to -1, its ``high`` quantile to 1, what lies beyond is clipped (Ke et al. 2024).
+
+    Unknown pixels (NaN) stay NaN and don't count; a map that is the same everywhere becomes -1.
+    """
+    near, far = (torch.nanquantile(depth.flatten(1), q, dim=1) for q in (low, high))  # (B,)
+    near, far = near[:, None, None, None], far[:, None, None, None]
+    return ((depth - near) / (far - near).clamp(min=1e-6) * 2 - 1).clamp(-1, 1)
 
 
 def depth_to_latent(ld, depth):
@@ -110,15 +114,15 @@ def stretch(d):
 
 def ensemble(maps, rounds=5):
     """N answers (N, B, 1, H, W) -> their median after alignment, in [0, 1], and the median distance from it, each (B, 1, H, W)."""
-    known, aligned = torch.ones_like(maps[0], dtype=torch.bool), stretch(maps)
+    known = torch.ones_like(maps[0], dtype=torch.bool)
+    aligned = stretch(maps)
     for _ in range(rounds):
-        middle = stretch(aligned.median(0).values)
-        aligned = torch.stack([align(d, middle, known) for d in maps])
+        goal = stretch(aligned.median(0).values)  # (B, 1, H, W)
+        aligned = torch.stack([align(d, goal, known) for d in maps])
     middle = aligned.median(0).values
     spread = (aligned - middle).abs().median(0).values
-    return stretch(middle), spread / (middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)).clamp(
-        min=1e-6
-    )
+    size = middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)
+    return stretch(middle), spread / size.clamp(min=1e-6)
 
 
 def disagreement(aligned, weight=0.02):

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.checks import marigold as checks
+from course_utils.exercises import examine
 from course_utils.lessons import marigold
+from course_utils.lessons.marigold import align, stretch
 
-from . import accepts, every, refuses
+from . import WRONG_SHAPE, accepts, every, refuses
 
 
 @pytest.mark.parametrize("name", list(checks.HINTS))
@@ -42,8 +44,38 @@ def one_ruler(depth, low=0.02, high=0.98):
 
 
 def in_place(depth, low=0.02, high=0.98):
+    return depth.copy_(marigold.normalise_depth(depth, low, high))
+
+
+def no_guard(depth, low=0.02, high=0.98):
     near, far = ends(depth, low, high)
-    return depth.sub_(near).div_(far - near).mul_(2).sub_(1).clamp_(-1, 1)
+    return torch.where(depth.isfinite(), ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1), torch.nan)
+
+
+def spoilt_by_nan(depth, low=0.02, high=0.98):
+    near, far = ends(depth, low, high)
+    return ((depth - near) / (far - near).clamp(min=1e-6) * 2 - 1).clamp(-1, 1)
+
+
+def holes_filled(depth, low=0.02, high=0.98):
+    return marigold.normalise_depth(depth, low, high).nan_to_num(0.0)
+
+
+def by_sorting(depth, low=0.02, high=0.98):
+    out = torch.full_like(depth, torch.nan)
+    for o, d in zip(out, depth):
+        known = d[d.isfinite()].double().sort().values
+        at = lambda q: (
+            known[int(q * (len(known) - 1))]
+            + (q * (len(known) - 1) % 1) * (known[min(int(q * (len(known) - 1)) + 1, len(known) - 1)] - known[int(q * (len(known) - 1))])
+        )  # noqa: B023, E731
+        near, far = at(low), at(high)
+        o.copy_((2 * (d - near) / torch.clamp(far - near, min=1e-6) - 1).clamp(-1, 1))
+    return out
+
+
+def defaults_only(depth, low=0.02, high=0.98):
+    return marigold.normalise_depth(depth)
 
 
 def no_shift(pred, depth, known):
@@ -140,6 +172,22 @@ def wrong_axis(weight):
     return torch.cat([weight, weight], 0) / 2
 
 
+def by_normal_equations(pred, depth, known):
+    s, b = [], []
+    for p, d, k in zip(pred, depth, known):
+        A = torch.stack([p[k], torch.ones_like(p[k])], 1)
+        flat = p[k].max() == p[k].min()
+        x = torch.stack([0 * d[k].mean(), d[k].mean()]) if flat else torch.linalg.solve(A.T @ A, A.T @ d[k])
+        s.append(x[0]), b.append(x[1])
+    return torch.stack(s), torch.stack(b)
+
+
+def by_nanmean(pred, depth):
+    ratio = torch.maximum(pred / depth, depth / pred)
+    good = torch.where(depth.isfinite(), ((ratio < 1.25) & (pred > 0)).float(), torch.nan)
+    return ((pred - depth).abs() / depth).flatten(1).nanmean(1), good.flatten(1).nanmean(1)
+
+
 def pile(levels, t, T, strength, power, mode="bilinear"):
     s = (strength * t / T).reshape(-1, 1, 1, 1)
     return sum(power(s, i) * F.interpolate(n, levels[0].shape[-2:], mode=mode) for i, n in enumerate(levels))
@@ -174,6 +222,74 @@ def white_only(levels, t, T=1000, strength=0.9):
     return unit(levels[0])
 
 
+def aligned_corners(levels, t, T=1000, strength=0.9):
+    s = (strength * t / T).reshape(-1, 1, 1, 1)
+    return unit(sum(s**i * F.interpolate(n, levels[0].shape[-2:], mode="bilinear", align_corners=True) for i, n in enumerate(levels)))
+
+
+def finest_weighed(levels, t, T=1000, strength=0.9):
+    return unit(pile(levels, t, T, strength, lambda s, i: s ** (i + 1)))
+
+
+def thousand(levels, t, T=1000, strength=0.9):
+    return marigold.multi_resolution_noise(levels, t, 1000, strength)
+
+
+def by_doubling(levels, t, T=1000, strength=0.9):
+    s, total = (strength * t.to(levels[0].dtype) / T).view(-1, 1, 1, 1), 0
+    for n in reversed(levels):  # Horner
+        total = s * total + F.interpolate(n, size=tuple(levels[0].shape[-2:]), mode="bilinear", align_corners=False)
+    return total / total.std((1, 2, 3), keepdim=True)
+
+
+def vote(
+    middle_of=lambda a: a.median(0).values,
+    rounds_of=lambda r: r,
+    end=stretch,
+    spread_of=lambda a, m: (a - m).abs().median(0).values,
+    ruled=True,
+    original=True,
+    goal_of=stretch,
+):
+    def answer(maps, rounds=5):
+        known, aligned = torch.ones_like(maps[0], dtype=torch.bool), stretch(maps)
+        for _ in range(rounds_of(rounds)):
+            goal = goal_of(middle_of(aligned))
+            aligned = torch.stack([align(d, goal, known) for d in (maps if original else aligned)])
+        middle = middle_of(aligned)
+        spread = spread_of(aligned, middle)
+        if ruled:
+            spread = spread / (middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)).clamp(min=1e-6)
+        return end(middle), spread
+
+    return answer
+
+
+def one_at_a_time(maps, rounds=5):
+    """Picture by picture, with sorting for the median and the fit written out."""
+    out = []
+    for b in range(maps.shape[1]):
+        own = stretch(maps[:, b])
+        for _ in range(rounds):
+            goal = stretch(own.sort(0).values[(len(own) - 1) // 2])
+            own = torch.cat([align(d[None], goal[None], torch.ones_like(goal[None], dtype=torch.bool)) for d in own])
+        middle = own.sort(0).values[(len(own) - 1) // 2]
+        spread = (own - middle).abs().sort(0).values[(len(own) - 1) // 2]
+        out.append((stretch(middle), spread / (middle.max() - middle.min()).clamp(min=1e-6)))
+    return torch.stack([m for m, _ in out]), torch.stack([s for _, s in out])
+
+
+def stacked_over_pictures(maps, rounds=5):
+    middle, spread = vote()(maps, rounds)
+    return middle.median(0, keepdim=True).values.expand_as(middle), spread
+
+
+def no_floor(maps, rounds=5):
+    middle, spread = vote(ruled=False)(maps, rounds)
+    size = vote(ruled=False, end=lambda m: m)(maps, rounds)[0]
+    return middle, spread / (size.amax((-1, -2), keepdim=True) - size.amin((-1, -2), keepdim=True))
+
+
 WRONG = {
     "normalise_depth": [
         (unclipped, "clip"),
@@ -181,32 +297,39 @@ WRONG = {
         (far_is_minus_one, "exchanged"),
         (by_extremes, "quantiles"),
         (one_ruler, "one ruler"),
-        (in_place, "changes its input"),
+        (in_place, "in place|input"),
+        (no_guard, "same everywhere"),
+        (spoilt_by_nan, "whole map unknown"),
+        (holes_filled, "off by|unknown pixels"),
+        (defaults_only, "only their defaults"),
     ],
     "scale_shift": [
         (no_shift, "without a shift"),
-        (with_nan, "NaN"),
+        (with_nan, "nan|NaN"),
         (holes_are_zero, "counted as depth 0"),
         (the_other_way, "prediction that is scaled"),
         (detached, "gradient"),
-        (only_scale, "two things"),
+        (only_scale, "2 values"),
+        (lambda *a: marigold.scale_shift(*a)[::-1], "exchanged"),
         (no_clamp, "same everywhere"),
         (no_shift_for_a_constant, "constant map"),
         (divisor_at_least_one, "scale"),
     ],
     "depth_errors": [
         (over_all_pixels, "number of known"),
-        (by_prediction, "true depth|NaN or inf"),
-        (nan_errors, "NaN"),
+        (by_prediction, "true depth|inf"),
+        (nan_errors, "NaN|nan"),
         (one_sided, "d/p"),
         (absolute_ratio, "zero or less"),
+        (lambda *a: marigold.depth_errors(*a)[::-1], "exchanged"),
         (share_of_wrong, "within 25"),
     ],
     "widen": [
         (not_halved, "halve"),
         (half_zero, "blind"),
-        (interleaved, "first six"),
-        (wrong_axis, "shape"),
+        (interleaved, "mixed"),
+        (wrong_axis, "axis 1"),
+        (lambda w: torch.cat([w, w], 1).detach() / 2, "gradient"),
     ],
     "multi_resolution_noise": [
         (not_scaled_back, "scaled back"),
@@ -214,14 +337,51 @@ WRONG = {
         (in_blocks, "blocks"),
         (no_power, "power"),
         (one_spread, "whole batch"),
-        (white_only, "off by"),
+        (white_only, "coarse levels are missing"),
+        (aligned_corners, "align_corners"),
+        (finest_weighed, "finest"),
+        (thousand, "whatever T"),
     ],
+    "ensemble": [
+        (vote(rounds_of=lambda r: 0), "only stretched"),
+        (vote(rounds_of=lambda r: 5), "only its default"),
+        (vote(rounds_of=lambda r: 1), "one round"),
+        (vote(middle_of=lambda a: a.mean(0)), "mean"),
+        (vote(end=lambda m: m), "not stretched"),
+        (vote(ruled=False), "not divided"),
+        (vote(spread_of=lambda a, m: a.std(0, correction=0)), "standard deviation"),
+        (vote(spread_of=lambda a, m: (a - m).abs().mean(0)), "mean distance"),
+        (lambda maps, rounds=5: vote()(maps, rounds)[::-1], "exchanged"),
+        (lambda maps, rounds=5: vote()(maps, rounds)[0], "2 values"),
+        (stacked_over_pictures, "off by"),
+        (no_floor, "same everywhere"),
+    ],
+}
+
+
+RIGHT = {
+    "normalise_depth": [by_sorting],
+    "scale_shift": [by_normal_equations],
+    "depth_errors": [by_nanmean],
+    "widen": [lambda w: w.repeat(1, 2, 1, 1) * 0.5],
+    "multi_resolution_noise": [by_doubling],
+    "ensemble": [one_at_a_time, vote(original=False), vote(goal_of=lambda m: m)],  # a fit forgets scale and shift
 }
 
 
 @every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
     refuses(getattr(checks, name), answer, words)
+
+
+@every(RIGHT)
+def test_right_answers_written_otherwise_pass(name, answer, words):
+    examine(getattr(checks, name), answer)
+
+
+@pytest.mark.parametrize("name", ["normalise_depth", "widen", "multi_resolution_noise"])
+def test_a_wrong_shape_gets_one_sentence(name):
+    refuses(getattr(checks, name), lambda *inputs: torch.zeros(2, 3), WRONG_SHAPE)
 
 
 @pytest.mark.parametrize("name", list(checks.HINTS))

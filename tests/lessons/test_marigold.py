@@ -34,6 +34,18 @@ def test_normalisation_forgets_scale_and_shift():
     torch.testing.assert_close(marigold.normalise_depth(7 * d + 3), marigold.normalise_depth(d), atol=1e-12, rtol=1e-12)
 
 
+def test_normalisation_of_a_constant_map_and_of_one_with_an_unknown_pixel():
+    assert torch.equal(marigold.normalise_depth(torch.full((1, 1, 2, 2), 2.0)), -torch.ones(1, 1, 2, 2))
+    d = 1 + rand(2, 1, 8, 8, seed=2)
+    d[0, 0, 3, 4] = torch.nan
+    got = marigold.normalise_depth(d)
+    assert got.isnan().sum() == 1 and got[0, 0, 3, 4].isnan()
+    known = d[0][d[0].isfinite()].numpy()
+    near, far = np.quantile(known, [0.02, 0.98])
+    want = np.clip((known - near) / (far - near) * 2 - 1, -1, 1)
+    torch.testing.assert_close(got[0][d[0].isfinite()], torch.tensor(want), atol=1e-12, rtol=1e-12)
+
+
 def test_alignment_equals_lstsq():
     pred, depth, known = rand(5, 1, 16, 16, seed=3), 1 + 3 * rand(5, 1, 16, 16, seed=4), rand(5, 1, 16, 16, seed=5) > 0.4
     s, b = marigold.scale_shift(pred, torch.where(known, depth, torch.nan), known)
