@@ -220,4 +220,5 @@ def train_step(model, optimiser, x, generator, beta=1.0):
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    return {"minus_elbo": (kl - log_px).mean().item(), "rebuild": -log_px.mean().item(), "price": kl.mean().item()}
+    rebuild, price = -log_px.mean().item(), kl.mean().item()
+    return {"minus_elbo": rebuild + price, "rebuild": rebuild, "price": price}
