@@ -260,9 +260,25 @@ def drop_captions(answer):
     right(torch.equal(answer(c[:50], none, 1.0, seeded(7)), none.expand(50, 3, 2)), "with p = 1 every caption is dropped.")
     share = (answer(c, none, generator=seeded(8)) == none).flatten(1).all(1).float().mean().item()
     right(0.07 < share < 0.13, f"without p it should be 0.1; {share:.0%} were dropped.")
-    c = c[:40].double().requires_grad_()
-    kept = answer(c, none.double(), 0.3, seeded(9))
+    _at_the_threshold(answer, c[:40], none, seeded)
+    c, none = c[:40].double().requires_grad_(), none.double().requires_grad_()
+    kept = answer(c, none, 0.3, seeded(9))
     right(kept.requires_grad, "gradients must still reach the captions that were kept.")
+    gone = (kept == none).flatten(1).all(1)
+    for name, x, want in (("c", c, (~gone).double()[:, None, None].expand(40, 3, 2)), ("none", none, gone.sum().double().expand(3, 2))):
+        grad = torch.autograd.grad(kept.sum(), x, retain_graph=True, allow_unused=True)[0]
+        right(
+            grad is not None and torch.equal(grad, want),
+            f"the words are right, but the gradient of {name} is not: each word that is passed on has the gradient 1.",
+        )
+
+
+def _at_the_threshold(answer, c, none, seeded):
+    """An example whose random number equals p keeps its caption; asked only of answers that draw their numbers as the exercise says."""
+    u = torch.rand(len(c), generator=seeded(11))
+    dropped = lambda p: (answer(c, none, p, seeded(11)) == none).flatten(1).all(1)
+    if all(torch.equal(dropped(p), u < p) for p in (0.25, 0.5, 0.75)):
+        right(torch.equal(dropped(u[3].item()), u < u[3]), "an example whose number equals p was dropped: only those below it are.")
 
 
 def _evenly(dropped):

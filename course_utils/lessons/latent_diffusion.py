@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import as_list
 from course_utils.lessons.clip import CLIP, embed, load_clip
 from course_utils.lessons.ddpm import Downsample, ResBlock, Schedule, Upsample, ddim_sample, make_schedule, time_embedding
 
@@ -110,10 +111,14 @@ class KLAutoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder(channels, latent, widths, layers, patch, groups)
         self.decoder = decoder(channels, latent, widths, layers, patch, groups)
+        self.factor = patch * 2 ** (len(widths) - 1)  # f: so many pixels a latent, each way
         self.register_buffer("scale", torch.ones(()))  # set after training: 1 / std of the latents
 
     def moments(self, x):
         """Mean and log-variance of q(z | x), unscaled, each (B, latent, H/f, W/f)."""
+        if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
+            H, W = x.shape[-2:]
+            raise ValueError(f"Pictures of {H}×{W} pixels do not fit: both sides must be multiples of {self.factor}.")
         mean, logvar = self.encoder(x).chunk(2, 1)
         return mean, logvar.clamp(-30, 20)
 
@@ -192,7 +197,7 @@ def latent_scale(z):
 def text_states(clip, captions, context=20):
     """One vector for every token of every caption from lesson 1.2's frozen text encoder: B strings -> (B, context, D), zero after <end>."""
     text = clip.text
-    ids = clip.tokenizer(list(captions)).to(text.position.device)
+    ids = clip.tokenizer(as_list(captions)).to(text.position.device)
     ids = F.pad(ids, (0, context - ids.shape[1]))
     causal = torch.ones(context, context, dtype=torch.bool, device=ids.device).tril()
     z = text.token(ids) + text.position[:context]
@@ -249,12 +254,16 @@ class SpatialTransformer(nn.Module):
         self.expand, self.shrink = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
 
     def forward(self, x, context):
-        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, C)
-        h = h + self.attn1(self.norm1(h))
-        h = h + self.attn2(self.norm2(h), context)
-        value, gate = self.expand(self.norm3(h)).chunk(2, -1)  # GEGLU (Shazeer 2020)
+        """Features (B, C, H, W) read words (B, T, E)."""
+        B, C, H, W = x.shape
+        h = self.proj_in(self.norm(x))
+        h = h.flatten(2).transpose(1, 2)  # (B, HW, C)
+        h = h + self.attn1(self.norm1(h))  # positions look at each other
+        h = h + self.attn2(self.norm2(h), context)  # positions read the words
+        value, gate = self.expand(self.norm3(h)).chunk(2, -1)  # (B, HW, 4C) each
         h = h + self.shrink(value * F.gelu(gate))
-        return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+        h = h.transpose(1, 2).reshape(B, C, H, W)
+        return x + self.proj_out(h)
 
 
 class TextLayer(nn.Module):
@@ -377,7 +386,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode(self, x):
-        """Pictures in [0, 1] -> scaled latents."""
+        """Pictures (B, 3, 64, 64) in [0, 1] -> scaled latents; other sizes work where both sides are multiples of 4."""
         return self.autoencoder.encode(x.to(self.device) * 2 - 1)
 
     @torch.no_grad()
@@ -392,16 +401,14 @@ class LatentDiffusion:
 
     def denoiser(self, captions, style=1, w=3.0, unet=None, **more):
         """model(z_t, t) for the sampler, guided with weight w. ``more`` goes to the U-Net; so does ``unet``, if another one shall be used."""
-        c, none = self.words(captions), self.words([""] * len(captions))
+        c, none = self.words(captions), self.words([""] * len(as_list(captions)))
         s = torch.full((len(captions),), style, device=self.device) if isinstance(style, int) else style
         return guided(unet or self.unet, c, none, s, w, **more)
 
     @torch.no_grad()
     def sample(self, captions, style=1, w=3.0, steps=20, seed=0, start=None, unet=None, **more):
         """Captions (a list of B strings) -> pictures (B, 3, 64, 64). style: 1 = Noto, 2 = Twemoji; start: noise z_T (B, 4, 16, 16) instead of the seed's."""
-        if isinstance(captions, str):
-            raise TypeError("captions is a list of strings: write [caption] for one picture.")
-        shape, noise = (len(captions), 4, 16, 16), torch.Generator().manual_seed(seed)
+        shape, noise = (len(as_list(captions)), 4, 16, 16), torch.Generator().manual_seed(seed)
         model = self.denoiser(captions, style, w, unet, **more)
         return self.decode(
             ddim_sample(

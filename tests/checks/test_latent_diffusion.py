@@ -277,7 +277,9 @@ WRONG = {
         (drop_every_third, "by chance|different seeds|were dropped"),
         (drop_fixed, "were dropped"),
         (drop_inclusive, "p = 0"),
-        (drop_detached, "gradients"),
+        (lambda c, none, p=0.1, generator=None: torch.where((torch.rand(len(c), generator=generator) <= p)[:, None, None], none, c), "equals p"),
+        (lambda c, none, p=0.1, generator=None: latent_diffusion.drop_captions(c, none.detach(), p, generator), "gradient of none"),
+        (drop_detached, "gradient of c"),
     ],
     "guide": [
         (lambda a, b, w: a + w * (b - a), "swapped"),

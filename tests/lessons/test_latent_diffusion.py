@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
+from course_utils.errors import CourseError
 from course_utils.lessons import latent_diffusion as ld
 from course_utils.lessons.clip import load_clip
 from course_utils.lessons.ddpm import UNet, ddim_sample, make_schedule
@@ -163,6 +164,24 @@ def test_block_pca_is_the_best_linear_code():
     centred = blocks - blocks.mean(1, keepdim=True)
     basis = torch.linalg.qr(noise(48, 4, seed=7)).Q
     assert (centred - basis @ (basis.T @ centred)).square().mean() > error
+
+
+@pytest.mark.parametrize("size", [(66, 66), (64, 62), (63, 64), (1, 1)])
+def test_pictures_that_do_not_fit_are_refused(size):
+    """66×66 came back as 64×64, in silence."""
+    ours = ld.KLAutoencoder(widths=(8, 8))
+    model = ld.LatentDiffusion(ours, None, None, make_schedule())
+    for ask in (ours.encode, ours.moments, model.encode):
+        with pytest.raises(ValueError, match="multiples of 4"):
+            ask(torch.zeros(1, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (4, 8), (68, 60)])
+def test_pictures_that_fit_keep_their_size(size):
+    ours = ld.KLAutoencoder(widths=(8, 8))
+    z = ours.encode(torch.zeros(2, 3, *size))
+    assert z.shape == (2, 4, size[0] // 4, size[1] // 4) and ours.decode(z).shape == (2, 3, *size)
+    assert ld.KLAutoencoder(widths=(8, 8, 8), patch=1).factor == 4 and "factor" not in ours.state_dict()
 
 
 def test_training_pictures():
@@ -357,8 +376,9 @@ def test_stored_weights_paint(model):
 
 
 def test_helpful_refusals(model):
-    with pytest.raises(TypeError, match="list of strings"):
-        model.sample("red heart")
+    for ask in (model.sample, model.words, model.denoiser, lambda c: ld.text_states(model.clip, c)):
+        with pytest.raises(CourseError, match="list of strings"):
+            ask("red heart")
     assert not any(p.requires_grad for part in (model.unet, model.autoencoder, model.clip) for p in part.parameters())
 
 
