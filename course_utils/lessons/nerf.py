@@ -13,10 +13,9 @@ def pixel_rays(K: Tensor, R: Tensor, t: Tensor, height: int, width: int) -> tupl
 
     K (3,3); R (3,3), t (3,): world → camera, x right, y down, z forward. Returns origins o and unit directions d, both (height, width, 3).
     """
-    v, u = torch.meshgrid(
-        torch.arange(height, device=K.device) + 0.5, torch.arange(width, device=K.device) + 0.5, indexing="ij"
-    )
-    d = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], -1).to(K.dtype)
+    rows, cols = (torch.arange(k, device=K.device, dtype=K.dtype) + 0.5 for k in (height, width))
+    v, u = torch.meshgrid(rows, cols, indexing="ij")
+    d = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], -1)
     d = d @ R  # row vectors: d @ R is Rᵀ d
     d = d / d.norm(dim=-1, keepdim=True)
     return (-R.T @ t).expand_as(d), d
@@ -35,25 +34,26 @@ def volume_weights(sigma: Tensor, delta: Tensor) -> Tensor:
     sigma, delta (..., S): density and length of each piece, nearest first. Returns (..., S); the sum is the ray's opacity.
     """
     tau = sigma * delta  # optical thickness of each piece
-    T = torch.exp(-(torch.cumsum(tau, -1) - tau))  # what survives up to the piece
+    T = torch.exp(-F.pad(tau[..., :-1].cumsum(-1), (1, 0)))  # what survives up to the piece: the first sees everything
     return T * (1 - torch.exp(-tau))
 
 
 def ball_interval(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays (..., 3) with unit d enter and leave the unit ball: near, far (...), and whether they meet it at all."""
+    """Where rays (..., 3) with unit d enter and leave the unit ball: near, far (...), and whether they meet it at all.
+
+    A ray that starts inside has near = 0; one that looks away from the ball does not meet it. Where there is no hit, near and far mean nothing.
+    """
     b = (o * d).sum(-1)
     disc = b * b - (o * o).sum(-1) + 1
     root = disc.clamp(min=0).sqrt()
-    return -b - root, -b + root, disc > 1e-4
+    near, far = (-b - root).clamp(min=0), -b + root
+    return near, far, (disc > 1e-4) & (far > 0)
 
 
 def stratified(near: Tensor, far: Tensor, n: int, jitter: bool = True) -> Tensor:
     """One sample in each of n equal bins of [near, far]: (..., n), in order. Without jitter: the middles."""
-    u = (
-        torch.rand(*near.shape, n, device=near.device)
-        if jitter
-        else torch.full((*near.shape, n), 0.5, device=near.device)
-    )
+    shape = (*near.shape, n)
+    u = near.new_empty(shape).uniform_() if jitter else near.new_full(shape, 0.5)
     u = (torch.arange(n, device=near.device) + u) / n
     return near[..., None] + (far - near)[..., None] * u
 
@@ -92,7 +92,7 @@ class RadianceField(nn.Module):
         self.colour_head = nn.Sequential(nn.Linear(width + 3 + 6 * view_bands, 32), nn.ReLU(), nn.Linear(32, 3))
 
     def _density(self, h: Tensor) -> Tensor:
-        return 25 * F.softplus(self.density_head(h)[..., 0] - 2)  # starts thin: about 3 per unit length
+        return 25 * F.softplus(self.density_head(h)[..., 0] - 2)
 
     def density(self, x: Tensor) -> Tensor:
         return self._density(self.trunk(self.encoding(x)))
@@ -108,13 +108,10 @@ def sample_pdf(edges: Tensor, w: Tensor, n: int, jitter: bool = True) -> Tensor:
 
     edges (R, S+1) increasing; w (R, S), not all zero; u_k = (k + rand)/n, or (k + ½)/n without jitter. Returns (R, n).
     """
-    pdf = w / w.sum(-1, keepdim=True)
-    cdf = F.pad(pdf.cumsum(-1), (1, 0))  # (R, S+1), from 0 to 1
-    u = (
-        torch.rand(len(edges), n, device=edges.device, dtype=edges.dtype)
-        if jitter
-        else torch.full((len(edges), n), 0.5, device=edges.device, dtype=edges.dtype)
-    )
+    cdf = F.pad(w.cumsum(-1), (1, 0))
+    cdf = cdf / cdf[:, -1:]  # (R, S+1), from 0 to exactly 1
+    shape = (len(edges), n)
+    u = edges.new_empty(shape).uniform_() if jitter else edges.new_full(shape, 0.5)
     u = (torch.arange(n, device=edges.device) + u) / n
     i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, w.shape[-1] - 1)  # the bin that u falls into
     low, high = cdf.gather(-1, i), cdf.gather(-1, i + 1)
@@ -133,8 +130,8 @@ def march(field, o: Tensor, d: Tensor, s: Tensor, near: Tensor, far: Tensor, occ
         sigma, rgb = ask(x, dirs)
     else:  # ask only where something may be; elsewhere the density is 0
         some, tint = ask(x[keep], dirs[keep])
-        sigma = torch.zeros(len(x), device=x.device).index_copy(0, keep, some)
-        rgb = torch.zeros_like(x).index_copy(0, keep, tint) if colours else None
+        sigma = some.new_zeros(len(x)).index_copy(0, keep, some)
+        rgb = tint.new_zeros(len(x), 3).index_copy(0, keep, tint) if colours else None
     w = volume_weights(sigma.view(s.shape), edges[:, 1:] - edges[:, :-1])
     return w, rgb.view(*s.shape, 3) if colours else None, edges
 
@@ -146,11 +143,15 @@ def render_rays(field, o: Tensor, d: Tensor, n: int, n_fine: int = 0, occupancy=
     if n_fine:
         with torch.no_grad():
             w, _, edges = march(field, o, d, s, near, far, occupancy, colours=False)
-        s = torch.cat([s, sample_pdf(edges, w + 1e-3, n_fine, jitter)], -1).sort(-1)[0]
+            fine = sample_pdf(edges, w + 1e-3, n_fine, jitter)
+        s = torch.cat([s, fine], -1).sort(-1)[0]
     w, rgb, _ = march(field, o, d, s, near, far, occupancy)
     opacity = w.sum(-1)
-    colour = (w[..., None] * rgb).sum(1) + (1 - opacity)[:, None]  # what is not absorbed shows the white background
-    return colour, opacity, (w * s).sum(-1) / opacity.clamp(min=1e-6)
+    colour = (w[..., None] * rgb).sum(1) + (1 - opacity)[
+        :, None
+    ]  # the rest of the light comes from the white background
+    distance = (w * s).sum(-1) / opacity.clamp(min=1e-6)
+    return colour, opacity, distance
 
 
 @torch.no_grad()
@@ -229,7 +230,8 @@ class Occupancy:
     def __call__(self, x: Tensor) -> Tensor:
         i = ((x + 1) * (self.n / 2)).long().clamp(0, self.n - 1)
         keep = self.mask[(i[:, 0] * self.n + i[:, 1]) * self.n + i[:, 2]]
-        self.share = keep.float().mean().item()
+        if len(keep):
+            self.share = keep.float().mean().item()
         return keep
 
     @torch.no_grad()
@@ -248,7 +250,6 @@ def orbit_pose(azimuth: float, elevation: float, distance: float = 3.0) -> tuple
     a, e = math.radians(azimuth), math.radians(elevation)
     centre = distance * torch.tensor([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
     z = -centre / distance
-    x = torch.linalg.cross(z, torch.tensor([0.0, 1.0, 0.0]))
-    x = x / x.norm()
+    x = torch.tensor([math.cos(a), 0.0, -math.sin(a)])  # horizontal, to the right; from straight above, too
     R = torch.stack([x, torch.linalg.cross(z, x), z])
     return R, -R @ centre

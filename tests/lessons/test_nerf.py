@@ -30,6 +30,13 @@ def test_volume_weights_match_nerfacc(dtype, tol):
     torch.testing.assert_close((ours[..., None] * colour).sum(1), accumulate_along_rays(theirs, colour), rtol=tol, atol=tol)
 
 
+def test_a_wall_leaves_the_weights_in_front_of_it_alone():
+    w = nerf.volume_weights(torch.tensor([0.1, 1e8]), torch.ones(2))
+    torch.testing.assert_close(w, torch.tensor([1 - math.exp(-0.1), math.exp(-0.1)]), rtol=1e-6, atol=0)
+    w = nerf.volume_weights(torch.tensor([[0.1, math.inf, 3.0], [0.0, 0.0, 0.0]]), torch.ones(2, 3))
+    torch.testing.assert_close(w, torch.tensor([[1 - math.exp(-0.1), math.exp(-0.1), 0.0], [0.0, 0.0, 0.0]]))
+
+
 def test_volume_weights_gradient():
     sigma, delta = torch.rand(3, 6, dtype=torch.float64, requires_grad=True), torch.rand(3, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: nerf.volume_weights(s, delta), (sigma,))
@@ -81,6 +88,21 @@ def test_ball_interval_and_stratified():
     assert ((s[0] >= edges[:-1] - 1e-6) & (s[0] <= edges[1:] + 1e-6)).all()
 
 
+def test_a_ray_that_looks_away_or_starts_inside():
+    o = torch.tensor([[0.0, 0, 3], [0.0, 0, 3], [0.0, 0, 0.5], [0.0, 0, -0.5]])
+    d = torch.tensor([[0.0, 0, 1], [0.0, 0, -1], [0.0, 0, 1], [0.0, 0, 1]])
+    near, far, hit = nerf.ball_interval(o, d)
+    assert hit.tolist() == [False, True, True, True]
+    torch.testing.assert_close(near[1:], torch.tensor([2.0, 0.0, 0.0]))
+    torch.testing.assert_close(far[1:], torch.tensor([4.0, 0.5, 1.5]))
+
+
+def test_stratified_keeps_double_precision():
+    near, far = torch.tensor([2.0, 3.0], dtype=torch.float64), torch.tensor([4.0, 4.5], dtype=torch.float64)
+    s = nerf.stratified(near, far, 3, jitter=False)
+    torch.testing.assert_close(s, near[:, None] + (far - near)[:, None] * (torch.arange(3, dtype=torch.float64) + 0.5) / 3, rtol=1e-15, atol=0)
+
+
 def test_positional_encoding_closed_form():
     x = torch.rand(7, 3, dtype=torch.float64)
     e = nerf.positional_encoding(x, 5)
@@ -101,6 +123,15 @@ def test_sample_pdf_inverts_the_cdf(dtype, tol):
     u = (np.arange(12) + 0.5) / 12
     want = np.stack([np.interp(u, c, e) for c, e in zip(cdf.double().numpy(), edges.double().numpy(), strict=True)])
     torch.testing.assert_close(nerf.sample_pdf(edges, w, 12, jitter=False), torch.tensor(want, dtype=dtype), rtol=tol, atol=tol)
+
+
+def test_sample_pdf_never_leaves_the_edges():
+    """Single precision: the running sum ends below 1, the last bins are empty, and u may round to 1."""
+    w = torch.rand(2000, 100)
+    w[:, 60:] = 0
+    edges = torch.linspace(0, 1, 101).expand(2000, -1)
+    s = nerf.sample_pdf(edges, w, 5000)
+    assert s.min() >= 0 and s.max() <= 0.6 + 1e-6 and (s.diff(dim=-1) >= 0).all()
 
 
 @pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -168,6 +199,33 @@ def test_render_of_a_known_ball():
     assert depth[32, 32].item() == pytest.approx(2.5, abs=0.05)
     # the silhouette of a ball of radius r at distance D is a disc of radius f·r/√(D² − r²)
     assert (opacity > 0.5).sum().item() == pytest.approx(math.pi * (90 * 0.5 / math.sqrt(9 - 0.25)) ** 2, rel=0.05)
+
+
+def test_a_camera_that_looks_away_sees_white():
+    K = torch.tensor([[90.0, 0, 8], [0, 90, 8], [0, 0, 1]])
+    R, t = nerf.orbit_pose(30, 20)
+    flip = torch.diag(torch.tensor([-1.0, 1, -1]))
+    field, occupancy = nerf.RadianceField(nerf.GridEncoding([4, 8]), 8, 1), nerf.Occupancy(8)
+    colour, opacity, depth = nerf.render_view(field, K, flip @ R, flip @ t, 16, n=4, n_fine=4, occupancy=occupancy)
+    assert (colour == 1).all() and (opacity == 0).all() and (depth == 0).all()
+    assert occupancy.share == 1.0  # nothing was asked
+
+
+def test_rays_through_empty_cells_only():
+    occupancy = nerf.Occupancy(8)
+    occupancy.mask[:] = False
+    o, d = torch.tensor([[0.0, 0, -3]]), torch.tensor([[0.0, 0, 1]])
+    for encoding in (nerf.GridEncoding([4, 8]), nerf.FrequencyEncoding(3)):
+        colour, opacity, distance = nerf.render_rays(nerf.RadianceField(encoding, 8, 1), o, d, 4, 3, occupancy)
+        assert colour.tolist() == [[1.0, 1.0, 1.0]] and opacity.item() == 0 and distance.item() == 0
+
+
+@pytest.mark.parametrize("elevation", [-90, 90, 89.9, 0])
+def test_orbit_pose_looks_at_the_origin_from_everywhere(elevation):
+    R, t = nerf.orbit_pose(25, elevation)
+    torch.testing.assert_close(R @ R.T, torch.eye(3), atol=1e-6, rtol=0)
+    assert torch.linalg.det(R).item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(t, torch.tensor([0.0, 0, 3]), atol=1e-6, rtol=0)
 
 
 def test_coarse_to_fine_and_occupancy_agree_with_dense_sampling():
