@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 
 def cross_matrix(omega):
@@ -60,8 +61,8 @@ def matrix_to_quaternion(R):
 def rot6d(d):
     """Rotation matrices (..., 3, 3) of 6D vectors (..., 6): two columns, made orthonormal (Zhou et al. 2019, eq. 15)."""
     a1, a2 = d[..., :3], d[..., 3:]
-    b1 = torch.nn.functional.normalize(a1, dim=-1)
-    b2 = torch.nn.functional.normalize(a2 - (b1 * a2).sum(-1, keepdim=True) * b1, dim=-1)
+    b1 = F.normalize(a1, dim=-1)
+    b2 = F.normalize(a2 - (b1 * a2).sum(-1, keepdim=True) * b1, dim=-1)
     return torch.stack([b1, b2, torch.linalg.cross(b1, b2)], -1)  # as columns
 
 
@@ -73,10 +74,11 @@ def matrix_to_6d(R):
 def forward_kinematics(R, J, parents):
     """World rotations (..., J, 3, 3) and joint positions (..., J, 3).
 
-    R (..., J, 3, 3) local rotations, J (J, 3) or (..., J, 3) rest joints, parents: a list, -1 for the root, parents first.
-    The root turns in place: p_0 = J_0.
+    R (..., J, 3, 3) local rotations, J (..., J, 3) rest joints, parents: a list, -1 for the root, parents first.
+    The root turns in place: p_0 = J_0. Batch axes of R and J broadcast.
     """
-    J = J.expand(*R.shape[:-3], *J.shape[-2:])
+    batch = torch.broadcast_shapes(R.shape[:-3], J.shape[:-2])
+    R, J = R.expand(*batch, *R.shape[-3:]), J.expand(*batch, *J.shape[-2:])
     G, p = [], []
     for j, parent in enumerate(parents):
         if parent < 0:
@@ -99,20 +101,20 @@ def skinning_transforms(R, J, parents):
 def lbs(V, W, A):
     """Linear blend skinning: posed vertices (..., N, 3) (Magnenat-Thalmann et al. 1988).
 
-    V (N, 3) or (..., N, 3) rest vertices, W (N, J) weights with rows that sum to 1, A (..., J, 3, 4) skinning transforms.
+    V (..., N, 3) rest vertices, W (N, J) weights with rows that sum to 1, A (..., J, 3, 4) skinning transforms.
     """
     M = (W @ A.flatten(-2)).unflatten(-1, (3, 4))  # (..., N, 3, 4): one blended matrix a vertex
     return (M[..., :3] * V[..., None, :]).sum(-1) + M[..., 3]
 
 
-def mesh_volume(V, F):
-    """Signed volume (...) of closed meshes, V (..., N, 3), F (M, 3) with normals outwards."""
-    a, b, c = (V[..., F[:, k], :] for k in range(3))
+def mesh_volume(V, faces):
+    """Signed volume (...) of closed meshes, V (..., N, 3), faces (M, 3) with normals outwards."""
+    a, b, c = (V[..., faces[:, k], :] for k in range(3))
     return (a * torch.linalg.cross(b, c)).sum((-1, -2)) / 6
 
 
 def cylinder(rings=61, sides=48, radius=0.05, length=0.4):
-    """A closed limb along x with two bones: V (N, 3), F (M, 3), weights W (N, 2) linear in x, joints J (2, 3)."""
+    """A closed limb along x with two bones: V (N, 3), faces (M, 3), weights W (N, 2) linear in x, joints J (2, 3)."""
     x = torch.linspace(0, length, rings, dtype=torch.float64)
     a = torch.arange(sides, dtype=torch.float64) * (2 * math.pi / sides)
     x, a = torch.meshgrid(x, a, indexing="ij")
@@ -138,7 +140,7 @@ def cylinder(rings=61, sides=48, radius=0.05, length=0.4):
 def dual_quaternions(A):
     """Real and dual parts, each (..., J, 4), of rigid transforms A (..., J, 3, 4)."""
     real = matrix_to_quaternion(A[..., :3])
-    t = torch.nn.functional.pad(A[..., 3], (1, 0))  # (0, t)
+    t = F.pad(A[..., 3], (1, 0))  # (0, t)
     return real, 0.5 * quaternion_product(t, real)
 
 
@@ -180,12 +182,17 @@ def pose_offsets(C, f):
     return torch.einsum("nck,...k->...nc", C, f)
 
 
-def fit_correctives(M, residual, f, ridge=1e-3):
-    """C (N, 3, K) minimising Σ_t |M_t C f_t - residual_t|² + ridge |C|², for each vertex on its own.
+def fit_correctives(V, W, A, f, target, ridge=1e-3):
+    """C (N, 3, K) minimising Σ_t |LBS_t(V + C f_t) - target_t|² + ridge |C|², for each vertex on its own.
 
-    M (T, N, 3, 3) blended rotations, residual (T, N, 3) what LBS misses, f (T, K) features of T example poses.
+    V (N, 3) rest vertices, W (N, J), A (T, J, 3, 4) transforms and f (T, K) features of T example poses, target (T, N, 3).
     """
-    H = torch.einsum("tnac,tnad,tk,tl->nckdl", M, M, f, f).flatten(3, 4).flatten(1, 2)  # (N, 3K, 3K)
-    g = torch.einsum("tnac,tna,tk->nck", M, residual, f).flatten(1)  # (N, 3K)
-    eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-    return torch.linalg.solve(H + ridge * eye, g).unflatten(1, (3, -1))
+    M = (W @ A.flatten(-2)).unflatten(-1, (3, 4))[..., :3]  # (T, N, 3, 3)
+    residual = target - lbs(V, W, A)  # (T, N, 3)
+    T, N, K = *residual.shape[:2], f.shape[-1]
+    X = M[..., None] * f[:, None, None, None, :]  # (T, N, 3, 3, K)
+    X = X.transpose(0, 1).reshape(N, 3 * T, 3 * K)
+    y = residual.transpose(0, 1).reshape(N, 3 * T, 1)
+    eye = torch.eye(3 * K, dtype=V.dtype, device=V.device)
+    c = torch.linalg.solve(X.mT @ X + ridge * eye, X.mT @ y)  # (N, 3K, 1)
+    return c.reshape(N, 3, K)

@@ -132,6 +132,21 @@ def test_batch_dimensions_and_gradients():
     assert torch.autograd.gradcheck(small(ours.lbs), theta) and torch.autograd.gradcheck(small(ours.dqs), theta)
 
 
+def test_one_pose_of_many_skeletons_and_a_single_joint():
+    R, J = ours.rodrigues(randn(24, 3, seed=32)), randn(5, 24, 3, seed=33)
+    G, p = ours.forward_kinematics(R, J, CHAIN)
+    assert G.shape == (5, 24, 3, 3) and p.shape == (5, 24, 3)
+    for k in range(5):
+        one_G, one_p = ours.forward_kinematics(R, J[k], CHAIN)
+        close(G[k], one_G, 1e-12)
+        close(p[k], one_p, 1e-12)
+    V, W = randn(30, 3, seed=34), torch.softmax(randn(30, 24, seed=35), 1)
+    assert ours.lbs(V, W, ours.skinning_transforms(R, J, CHAIN)).shape == (5, 30, 3)
+    G, p = ours.forward_kinematics(R[:1], J[0, :1], [-1])
+    close(G, R[:1], 0)
+    close(p, J[0, :1], 0)
+
+
 def test_dual_quaternions_are_rigid_and_blind_to_signs():
     A = torch.cat([ours.rodrigues(randn(5, 3, seed=15)), randn(5, 3, 1, seed=16)], -1)
     V, W = randn(40, 3, seed=17), torch.softmax(2 * randn(40, 5, seed=18), 1)
@@ -188,20 +203,51 @@ def test_volume_lost_in_twist_and_bend_has_a_closed_form(degrees):
     assert twisted(ours.dqs, degrees) == pytest.approx(0, abs=2e-3)
 
 
+@pytest.mark.parametrize("shift", [-0.02, 0.0, 0.01])
+def test_a_joint_off_the_axis_gains_what_pappus_says(shift):
+    """Bent by 90° about a joint that lies off the limb's axis, the slices of DQS sweep area · distance · angle more or less."""
+    V, faces, W, J = ours.cylinder(201, 96)
+    theta = torch.zeros(2, 3).double()
+    theta[1, 2] = math.pi / 2
+    J = J + torch.tensor([0.0, shift, 0.0]).double()
+    X = ours.dqs(V, W, ours.skinning_transforms(ours.rodrigues(theta), J, [-1, 0]))
+    want = math.pi * 0.05**2 * shift * math.pi / 2
+    assert (ours.mesh_volume(X, faces) - ours.mesh_volume(V, faces)).item() == pytest.approx(want, abs=2e-6)
+
+
 # Correctives
 
 
+def example_poses(T, N, J, K, seed):
+    A = torch.cat([ours.rodrigues(randn(T, J, 3, seed=seed)), randn(T, J, 3, 1, seed=seed + 1)], -1)
+    return randn(N, 3, seed=seed + 2), torch.softmax(randn(N, J, seed=seed + 3), 1), A, randn(T, K, seed=seed + 4)
+
+
 def test_fit_recovers_known_correctives():
-    M, f, C = ours.rodrigues(randn(40, 7, 3, seed=22)) * 0.8, randn(40, 9, seed=23), randn(7, 3, 9, seed=24)
-    residual = torch.einsum("tnab,nbk,tk->tna", M, C, f)
-    close(ours.fit_correctives(M, residual, f, ridge=1e-12), C, 1e-8)
+    V, W, A, f = example_poses(40, 7, 4, 9, seed=22)
+    C = randn(7, 3, 9, seed=27)
+    target = ours.lbs(V + ours.pose_offsets(C, f), W, A)
+    close(ours.fit_correctives(V, W, A, f, target, ridge=1e-12), C, 1e-8)
     # against numpy's least squares, vertex by vertex, with noise
-    noisy = residual + 0.1 * randn(*residual.shape, seed=25)
-    got = ours.fit_correctives(M, noisy, f, ridge=1e-12)
+    noisy = target + 0.1 * randn(*target.shape, seed=28)
+    got = ours.fit_correctives(V, W, A, f, noisy, ridge=1e-12)
+    M = torch.einsum("nj,tjab->tnab", W, A[..., :3])
     for n in range(7):
         X = torch.einsum("tab,tk->tabk", M[:, n], f).reshape(-1, 27).numpy()
-        want = np.linalg.lstsq(X, noisy[:, n].reshape(-1).numpy(), rcond=None)[0].reshape(3, 9)
-        np.testing.assert_allclose(got[n].numpy(), want, atol=1e-8)
+        want = np.linalg.lstsq(X, (noisy - ours.lbs(V, W, A))[:, n].reshape(-1).numpy(), rcond=None)[0].reshape(3, 9)
+        np.testing.assert_allclose(got[n].numpy(), want, atol=1e-7)
+
+
+@pytest.mark.parametrize("T, N, K", [(0, 3, 2), (1, 4, 9), (5, 0, 2)])
+def test_fit_at_the_ends_of_its_range(T, N, K):
+    """No example: no correction. One example: it is met as well as the ridge allows. No vertex: nothing."""
+    V, W, A, f = example_poses(T, N, 3, K, seed=40)
+    target = ours.lbs(V, W, A) + 0.1
+    C = ours.fit_correctives(V, W, A, f, target, ridge=1e-9)
+    assert C.shape == (N, 3, K) and torch.isfinite(C).all()
+    assert T > 0 or not C.any()
+    if T == 1:
+        close(ours.lbs(V + ours.pose_offsets(C, f), W, A), target, 1e-6)
 
 
 def test_features_are_silent_at_rest():
