@@ -103,7 +103,8 @@ def label(text) -> str:
         from matplotlib.mathtext import MathTextParser
 
         try:
-            MathTextParser("path").parse(re.sub("[^\\x00-\\x7f]", "x", text))
+            for line in re.sub("[^\\x00-\\x7f]", "x", text).split("\n"):
+                MathTextParser("path").parse(line)
         except ValueError:
             text = re.sub(r"(?<!\\)\$", r"\\$", text)
     if re.search("[가-힣]", text) and not korean_fonts():
@@ -157,19 +158,29 @@ def png(fig) -> bytes:
 
 
 def with_palette(raw: bytes) -> bytes:
-    """A PNG with the 256 colours that suit it best, where that is smaller and hardly seen (less than 2.3 of 255 on average); else as it is. Takes a second or two."""
-    import numpy as np
+    """A PNG with the 64 or 256 colours that suit it best, where that is smaller and hardly seen; else as it is. Takes a second or two."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(raw))
-    if image.mode == "P" or (image.mode == "RGBA" and image.getextrema()[3][0] < 255):
+    if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
         return raw
-    rgb = image.convert("RGB")
-    small = rgb.quantize(256, dither=Image.Dither.NONE, kmeans=1)
-    out = io.BytesIO()
+    rgb, has = image.convert("RGB"), len(image.getcolors() or ()) if image.mode == "P" else 1 << 24
+    for colours, most in ((64, 1.0), (256, 3.3)):  # the mean change of a channel that we bear, of 255
+        if has > colours:
+            small, changed = _quantised(rgb, colours)
+            if changed < most and len(small) < 0.85 * len(raw):
+                return small
+    return raw
+
+
+def _quantised(rgb, colours: int) -> tuple[bytes, float]:
+    """A picture as PNG with so many colours, and by how much that changes it on average."""
+    import numpy as np
+    from PIL import Image
+
+    small, out = rgb.quantize(colours, dither=Image.Dither.NONE, kmeans=1), io.BytesIO()
     small.save(out, "PNG", optimize=True)
-    changed = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(rgb, float)).mean()  # of 255
-    return out.getvalue() if changed < 2.3 and out.tell() < 0.8 * len(raw) else raw
+    return out.getvalue(), float(np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(rgb, float)).mean())
 
 
 def pixels(raw: bytes) -> tuple[int, int]:
