@@ -326,6 +326,23 @@ def same_state(model, reference, what: str = "the model", tol: float = 1e-5):
         same(got[name], value, f"{what}'s {name}", tol=tol)
 
 
+def same_learning(model, got, want, what: str = "the result", tol: float = 1e-5):
+    """Raise :class:`Wrong` unless every parameter of a model gets the same gradient through ``got`` as through ``want``, both computed from that model."""
+    import torch
+
+    def gradients(out):
+        total = sum((t * torch.arange(1.0, t.numel() + 1, dtype=t.dtype).view(t.shape).cos()).sum() for t in _tensors(out))
+        return torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+
+    found, wanted = gradients(got), gradients(want)
+    for (name, _), a, b in zip(model.named_parameters(), found, wanted):
+        if b is None or b.abs().max() <= 0.01 * tol:  # nothing but rounding
+            continue
+        if a is None:
+            raise Wrong(f"{what} has the right values, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
+        same(a, b, f"the gradient of {name}", tol=tol * max(1.0, b.abs().max().item()))
+
+
 def _leaves(given: dict, grad) -> dict:
     """The arguments, those in ``grad`` as leaves that collect a gradient."""
     return {k: v.detach().clone().requires_grad_() if k in grad else v for k, v in given.items()}

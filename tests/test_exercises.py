@@ -224,3 +224,13 @@ def test_same_state():
         exercises.same_state(a, b)
     b.load_state_dict(a.state_dict())
     exercises.same_state(a, b)
+
+
+def test_a_parameter_that_learns_nothing_is_named():
+    net, x = nn.Linear(3, 2), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    held = lambda got: exercises.same_learning(net, got, x @ net.weight.T + net.bias)
+    held(net(x))
+    with pytest.raises(Wrong, match="no gradient reaches bias"):
+        held(x @ net.weight.T + net.bias.detach())
+    with pytest.raises(Wrong, match="the gradient of weight"):
+        held(x @ (net.weight + net.weight.detach()).T / 2 + net.bias)

@@ -199,18 +199,60 @@ class _Net(nn.Module):
         return -nn.functional.binary_cross_entropy_with_logits(self.decoder(z), x.expand(*z.shape[:-1], 5), reduction="none").sum(-1)
 
 
-def _by_hand(net, optimiser, x, generator, beta):
-    """The step written without the lesson's functions."""
-    mu, logvar = net.encoder(x)[:, :3], net.encoder(x)[:, 3:]
+def _by_hand(net, optimiser, x, generator, beta, loss=lambda f, k, b: (b * k - f).mean(), clear="before", log=lambda f, k, b: (k - f, -f, k), again=False):
+    """The step written without the lesson's functions; the switches build the usual mistakes."""
     eps = torch.randn(len(x), 3, generator=generator)
-    logits = net.decoder(mu + torch.sqrt(torch.exp(logvar)) * eps)
-    log_px = (x * torch.log(torch.sigmoid(logits)) + (1 - x) * torch.log(torch.sigmoid(-logits))).sum(1)
-    kl = (0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar)).sum(1)
-    for p in net.parameters():
-        p.grad = None
-    (beta * kl - log_px).mean().backward()
+
+    def parts():
+        mu, logvar = net.encoder(x)[:, :3], net.encoder(x)[:, 3:]
+        logits = net.decoder(mu + torch.sqrt(torch.exp(logvar)) * eps)
+        log_px = (x * torch.log(torch.sigmoid(logits)) + (1 - x) * torch.log(torch.sigmoid(-logits))).sum(1)
+        return log_px, (0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar)).sum(1)
+
+    log_px, kl = parts()
+    if clear == "before":
+        optimiser.zero_grad()
+    loss(log_px, kl, beta).backward()
     optimiser.step()
-    return {"minus_elbo": (kl - log_px).mean().item(), "rebuild": -log_px.mean().item(), "price": kl.mean().item()}
+    if clear == "after":
+        optimiser.zero_grad()
+    log_px, kl = parts() if again else (log_px, kl)
+    return dict(zip(("minus_elbo", "rebuild", "price"), (v.mean().item() for v in log(log_px, kl, beta))))
+
+
+_SUSPECTS = [
+    ("the parameters move the wrong way: the bound should rise, and an optimiser lowers its loss.", dict(loss=lambda f, k, b: (f - b * k).mean())),
+    ("the bound was summed over the batch: its mean is wanted.", dict(loss=lambda f, k, b: (b * k - f).sum())),
+    ("gradients left over from before were added to this step's.", dict(clear="never")),
+    ("gradients left over from before were added to this step's: clear them before the backward pass, not after.", dict(clear="after")),
+    ("beta is not used in the loss.", dict(loss=lambda f, k, b: (k - f).mean())),
+    ("minus_elbo in the log holds beta: the true bound has the full price.", dict(log=lambda f, k, b: (b * k - f, -f, k))),
+    ("minus_elbo in the log is the bound itself: turn its sign.", dict(log=lambda f, k, b: (f - k, -f, k))),
+    ("rebuild in the log is log p(x|z) itself: turn its sign.", dict(log=lambda f, k, b: (k - f, f, k))),
+    ("price in the log holds beta: the KL itself is wanted.", dict(log=lambda f, k, b: (k - f, -f, b * k))),
+    ("the log tells of the model after the step: it should tell of the loss that made the step.", dict(again=True)),
+]
+
+
+def _told_apart(answer, x, seed):
+    """The message of the suspect that does what the answer does, from one start, two steps long; None where there is none."""
+
+    def twice(step):
+        net, generator = _Net(1), torch.Generator().manual_seed(seed)
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.3)
+        for p in net.parameters():
+            p.grad = torch.full_like(p, 0.1)
+        logs = [step(net, optimiser, x, generator, 0.25) for _ in range(2)]
+        return {**net.state_dict(), **{f"{k} {i}": torch.tensor(v) for i, log in enumerate(logs) for k, v in log.items()}}
+
+    def like(a, b):
+        return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], rtol=1e-8, atol=1e-10) for k in a)
+
+    try:
+        got = twice(answer)
+        return next((m for m, how in _SUSPECTS if like(got, twice(lambda *a, how=how: _by_hand(*a, **how)))), None)
+    except Exception:  # an answer that breaks here has its own message
+        return None
 
 
 def train_step(answer):
@@ -238,6 +280,11 @@ def train_step(answer):
                 any(not torch.equal(v, before[k]) for k, v in mine.state_dict().items()),
                 f"in {where} no parameter moved: is the optimiser's step missing, or the backward pass?",
             )
-            alike(got, want, f"the log of {where}", 1e-9)
-            same_state(mine, theirs, f"after {where} the model", 1e-9)
+            try:
+                alike(got, want, f"the log of {where}", 1e-9)
+                same_state(mine, theirs, f"after {where} the model", 1e-9)
+            except Wrong:
+                if cause := _told_apart(answer, x, seed):
+                    raise Wrong(cause) from None
+                raise
             right(torch.equal(ours.get_state(), others.get_state()), f"in {where} the generator should give one draw of shape (B, latent), and nothing else.")

@@ -163,6 +163,21 @@ class SpoilsIds(Reader):
         return out
 
 
+class PlacesDetached(Reader):
+    def start(self, ids):
+        return self.token(ids) + self.position[: ids.shape[1]].detach()
+
+
+class ProjectionDetached(Reader):
+    def leave(self, z, rows, at):
+        return F.linear(self.norm_out(z[rows, at]), self.project.weight.detach())
+
+
+class EndIsThree(Reader):
+    def place(self, ids):
+        return (ids == 3).int().argmax(1)
+
+
 WRONG["TextTransformer"] = {
     "looks ahead": LooksAhead,
     "blind to itself": BlindToItself,
@@ -175,6 +190,9 @@ WRONG["TextTransformer"] = {
     "mean of the tokens": MeanOfTokens,
     "detached": Detached,
     "half detached": HalfDetached,
+    "places detached": PlacesDetached,
+    "projection detached": ProjectionDetached,
+    "end is three": EndIsThree,
     "spoils its input": SpoilsIds,
 }
 _kept = {}

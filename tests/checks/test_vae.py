@@ -162,6 +162,20 @@ def means(**values):
     return {k: v.mean().item() for k, v in values.items()}
 
 
+def cleared_after(model, optimiser, x, generator, beta=1.0):
+    log = step(clear=False)(model, optimiser, x, generator, beta)
+    optimiser.zero_grad()
+    return log
+
+
+def logged_after(model, optimiser, x, generator, beta=1.0):
+    again = torch.Generator()
+    again.set_state(generator.get_state())
+    step()(model, optimiser, x, generator, beta)
+    _, log_px, kl = vae.elbo(model, x, torch.randn(len(x), model.latent, generator=again))
+    return means(minus_elbo=kl - log_px, rebuild=-log_px, price=kl)
+
+
 WRONG = {
     "reparameterise": [
         (z_with_variance, "by the variance"),
@@ -212,17 +226,19 @@ WRONG = {
         (lambda m, x, e: vae.iwae_bound(m, x, e).detach(), "no gradient"),
     ],
     "train_step": [
-        (step(loss=lambda f, k, beta: (f - beta * k).mean()), "after step 1"),
-        (step(loss=lambda f, k, beta: (k - f).mean()), "beta = 0.25"),
-        (step(loss=lambda f, k, beta: (beta * k - f).sum()), "after step 1"),
-        (step(clear=False), "after step 1"),
+        (step(loss=lambda f, k, beta: (f - beta * k).mean()), "wrong way"),
+        (step(loss=lambda f, k, beta: (k - f).mean()), "beta is not used"),
+        (step(loss=lambda f, k, beta: (beta * k - f).sum()), "summed over the batch"),
+        (step(clear=False), "left over from before were added to this step's.$"),
+        (cleared_after, "before the backward pass"),
+        (logged_after, "after the step"),
         (step(move=False), "no parameter moved"),
         (step(draw=lambda m, x, g: torch.zeros(len(x), m.latent)), "log of step 1|one draw"),
         (step(draw=lambda m, x, g: torch.randn(len(x), m.latent)), "log of step 1"),
         (step(draw=lambda m, x, g: torch.randn(1, m.latent, generator=g).expand(len(x), -1)), "log of step 1"),
         (step(draw=lambda m, x, g: _eps.setdefault(len(x), torch.randn(len(x), m.latent, generator=g))), ""),
-        (step(log=lambda f, k, beta: means(minus_elbo=beta * k - f, rebuild=-f, price=k)), "beta = 0.25"),
-        (step(log=lambda f, k, beta: means(minus_elbo=k - f, rebuild=f, price=k)), "log of step 1"),
+        (step(log=lambda f, k, beta: means(minus_elbo=beta * k - f, rebuild=-f, price=k)), "holds beta"),
+        (step(log=lambda f, k, beta: means(minus_elbo=k - f, rebuild=f, price=k)), "rebuild in the log"),
         (step(log=lambda f, k, beta: {"minus_elbo": (k - f).mean(), "rebuild": -f.mean(), "price": k.mean()}), "plain numbers"),
         (step(log=lambda f, k, beta: means(loss=k - f)), "three keys"),
         (lambda m, o, x, g, beta=1.0: step()(m, o, x.zero_(), g, beta), "changes its argument x|log of step 1"),
