@@ -228,7 +228,10 @@ def test_same_state():
 
 def test_a_parameter_that_learns_nothing_is_named():
     net, x = nn.Linear(3, 2), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    held = lambda got: exercises.same_learning(net, got, x @ net.weight.T + net.bias)
+
+    def held(got):
+        exercises.same_learning(net, got, x @ net.weight.T + net.bias)
+
     held(net(x))
     with pytest.raises(Wrong, match="no gradient reaches bias"):
         held(x @ net.weight.T + net.bias.detach())
