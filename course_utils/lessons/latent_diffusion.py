@@ -402,6 +402,8 @@ class LatentDiffusion:
     def denoiser(self, captions, style=1, w=3.0, unet=None, **more):
         """model(z_t, t) for the sampler, guided with weight w. ``more`` goes to the U-Net; so does ``unet``, if another one shall be used."""
         c, none = self.words(captions), self.words([""] * len(as_list(captions)))
+        if isinstance(style, int) and not 0 <= style < len(self.unet.style.weight):
+            raise ValueError(f"style {style}: 0 is any, 1 Noto, 2 Twemoji.")
         s = torch.full((len(captions),), style, device=self.device) if isinstance(style, int) else style
         return guided(unet or self.unet, c, none, s, w, **more)
 
@@ -409,12 +411,13 @@ class LatentDiffusion:
     def sample(self, captions, style=1, w=3.0, steps=20, seed=0, start=None, unet=None, **more):
         """Captions (a list of B strings) -> pictures (B, 3, 64, 64). style: 1 = Noto, 2 = Twemoji; start: noise z_T (B, 4, 16, 16) instead of the seed's."""
         shape, noise = (len(as_list(captions)), 4, 16, 16), torch.Generator().manual_seed(seed)
-        model = self.denoiser(captions, style, w, unet, **more)
-        return self.decode(
-            ddim_sample(
-                model, shape, steps, self.schedule, clip=False, generator=noise, device=self.device, start=start
+        if not shape[0] or (start is not None and start.shape != shape):
+            raise ValueError(
+                f"{len(captions)} captions: at least one is needed, and start, if given, of shape {shape}."
             )
-        )
+        model = self.denoiser(captions, style, w, unet, **more)
+        told = dict(clip=False, generator=noise, device=self.device, start=start)
+        return self.decode(ddim_sample(model, shape, steps, self.schedule, **told))
 
 
 def load_latent_diffusion(device="cpu"):

@@ -379,6 +379,9 @@ def test_helpful_refusals(model):
     for ask in (model.sample, model.words, model.denoiser, lambda c: ld.text_states(model.clip, c)):
         with pytest.raises(CourseError, match="list of strings"):
             ask("red heart")
+    for captions, more, words in (([], {}, "at least one"), (["bear"], {"style": 3}, "Twemoji"), (["bear"] * 2, {"start": noise(1, 4, 16, 16)}, "start")):
+        with pytest.raises(ValueError, match=words):
+            model.sample(captions, steps=1, **more)
     assert not any(p.requires_grad for part in (model.unet, model.autoencoder, model.clip) for p in part.parameters())
 
 
