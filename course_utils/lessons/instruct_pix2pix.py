@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import CourseError, as_list
 from course_utils.lessons.clip import ResNet, augment, load_clip
 from course_utils.lessons.ddpm import ddim_sample, denoising_loss
 from course_utils.lessons.latent_diffusion import load_latent_diffusion
@@ -119,7 +120,8 @@ class Judge(nn.Module):
     def says(self, x, kinds):
         """The value that each picture shows of the attribute named beside it: (B, 3, S, S), B names -> B strings."""
         logits = self(x.to(self.net.project.weight.device))
-        return np.array([ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)], dtype=object)
+        named = [ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(as_list(kinds, "kinds"))]
+        return np.array(named, dtype=object)
 
 
 def labels(edits, n):
@@ -167,7 +169,7 @@ def load_judge(device="cpu"):
 
 def make_pairs(ld, before, after, share, noise, style=1, w=3.0, steps=12):
     """Picture pairs for B caption pairs by Prompt-to-Prompt (lesson 2.7): one noise (B, 4, 16, 16) for both pictures, maps shared for ``share`` (B,) of the steps. Two (B, 3, 64, 64)."""
-    n, captions = len(before), [*before, *after]
+    n, captions = len(before), as_list(before, "before") + as_list(after, "after")
     share = torch.cat([torch.zeros(n), torch.as_tensor(share, dtype=torch.float32)])
     controller = plan(ld, captions, [*range(n)] * 2, words=share, itself=share / 2)
     z = sample_side_by_side(ld, noise.repeat(2, 1, 1, 1), captions, controller, style, w, steps)
@@ -183,20 +185,16 @@ def direction_similarity(image_before, image_after, text_before, text_after):
 def clip_scores(clip, before, after, captions_before, captions_after):
     """{direction, image, caption: (B,)}: direction similarity, similarity of the two pictures, and the lower fit of picture and caption. Pictures (B, 3, 64, 64)."""
     a, b = (clip.encode_image(F.avg_pool2d(x.to(clip.log_scale.device), 2)).cpu() for x in (before, after))
-    s, t = (clip.encode_text(list(c)).cpu() for c in (captions_before, captions_after))
+    s, t = (clip.encode_text(as_list(c)).cpu() for c in (captions_before, captions_after))
     fit = torch.minimum((a * s).sum(1), (b * t).sum(1))
     return {"direction": direction_similarity(a, b, s, t), "image": (a * b).sum(1), "caption": fit}
 
 
 def widen(conv, extra):
     """A copy of an nn.Conv2d with ``extra`` further input channels, whose weights are zero (Brooks et al. 2023, section 3.2)."""
-    wide = nn.Conv2d(conv.in_channels + extra, conv.out_channels, conv.kernel_size, conv.stride, conv.padding).to(
-        conv.weight
-    )
-    with torch.no_grad():
-        wide.weight.zero_()
-        wide.weight[:, : conv.in_channels] = conv.weight
-        wide.bias.copy_(conv.bias)
+    wide = copy.deepcopy(conv).requires_grad_()
+    wide.in_channels += extra
+    wide.weight = nn.Parameter(F.pad(wide.weight.detach(), (0, 0, 0, 0, 0, extra)))  # zeros behind, along axis 1
     return wide
 
 
@@ -222,10 +220,10 @@ def guide_both(none, picture, both, s_I, s_T):
     return none + s_I * (picture - none) + s_T * (both - picture)
 
 
-def editing_model(unet, picture, words, nothing, s_I, s_T):
-    """model(z_t, t) for the sampler: equation 3. picture: (B, 4, 16, 16) latents; words: (B, T, E); nothing: (1, T, E)."""
+def sample_edit(unet, picture, words, nothing, s_I, s_T, start, steps, schedule):
+    """Latents of the edited pictures, (B, C, H, W), by equation 3. picture, start (z_T): (B, C, H, W); words: (B, T, E); nothing: (1, T, E)."""
     none = nothing.expand_as(words)
-    asked = {"none": (0 * picture, none), "picture": (picture, none), "both": (picture, words)}
+    asked = {"none": (torch.zeros_like(picture), none), "picture": (picture, none), "both": (picture, words)}
     needed = [k for k, there in zip(asked, (s_I != 1, s_I != s_T, s_T != 0)) if there]
 
     def model(z, t):
@@ -235,18 +233,19 @@ def editing_model(unet, picture, words, nothing, s_I, s_T):
         found = dict(zip(needed, out.chunk(n)))
         return guide_both(*(found.get(k, torch.zeros_like(z)) for k in asked), s_I, s_T)
 
-    return model
+    return ddim_sample(model, start.shape, steps, schedule, clip=False, start=start, device=start.device)
 
 
 @torch.no_grad()
 def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=2.0, steps=20, seed=0):
     """Pictures (B, 3, 64, 64) in [0, 1] and B instructions -> edited pictures (B, 3, 64, 64), on the CPU."""
-    if isinstance(instructions, str):
-        raise TypeError("instructions is a list of strings, one for each picture.")
-    z, generator = ld.encode(pictures), torch.Generator().manual_seed(seed)
-    model = editing_model(unet, z, ld.words(instructions), ld.words([""]), s_I, s_T)
+    instructions = as_list(instructions, "instructions")
+    if len(instructions) != len(pictures):
+        raise CourseError(f"edit wants one instruction a picture, not {len(instructions)} for {len(pictures)}.")
+    z, noise = ld.encode(pictures), torch.Generator().manual_seed(seed)
+    start = torch.randn(z.shape, generator=noise).to(ld.device)
     return ld.decode(
-        ddim_sample(model, z.shape, steps, ld.schedule, clip=False, generator=generator, device=ld.device)
+        sample_edit(unet, z, ld.words(instructions), ld.words([""]), s_I, s_T, start, steps, ld.schedule)
     ).cpu()
 
 
@@ -258,7 +257,7 @@ def draw_chances(edits, concept, shares=(("tone", 0.4), ("gender", 0.2), ("style
         _, which, count = np.unique(concept[edits.before[rows]].astype(str), return_inverse=True, return_counts=True)
         chance[rows] = count[which] ** -0.5
         chance[rows] *= share / max(chance[rows].sum(), 1e-9)
-    return chance / chance.sum()
+    return chance / max(chance.sum(), 1e-9)
 
 
 def noise_levels(count, generator, T=1000, power=0.5):

@@ -81,7 +81,7 @@ def test_sampling_equals_the_pipeline_with_our_unet(s_I, s_T):
     schedule, unet = make_schedule(), tiny(channels=8, out_channels=4)
     z, picture, words, nothing = inputs()
     with torch.no_grad():
-        got = ddim_sample(lesson.editing_model(unet, picture, words, nothing, s_I, s_T), z.shape, 5, schedule, clip=False, start=z)
+        got = lesson.sample_edit(unet, picture, words, nothing, s_I, s_T, z, 5, schedule)
         want = run_theirs(pipeline(Outside(unet), schedule), z, picture, words, nothing, s_I, s_T, 5)
     assert (got - z).abs().max() > 0.1
     torch.testing.assert_close(got, want.float(), rtol=2e-5, atol=2e-5)
@@ -98,7 +98,7 @@ def test_sampling_equals_the_pipeline_with_their_unet(s_I, s_T):
     schedule, (z, picture, words, nothing) = make_schedule(), inputs(seed=3)
     unet = lambda x, t, c, style: theirs(x, t - 1, c).sample  # noqa: E731
     with torch.no_grad():
-        got = ddim_sample(lesson.editing_model(unet, picture, words, nothing, s_I, s_T), z.shape, 4, schedule, clip=False, start=z)
+        got = lesson.sample_edit(unet, picture, words, nothing, s_I, s_T, z, 4, schedule)
         want = run_theirs(pipeline(theirs, schedule), z, picture, words, nothing, s_I, s_T, 4)
     torch.testing.assert_close(got, want.float(), rtol=2e-5, atol=2e-5)
 
@@ -112,22 +112,34 @@ def test_guidance_in_double_precision(s_I, s_T):
     torch.testing.assert_close(got, (1 - s_I) * none + (s_I - s_T) * picture + s_T * both, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("s_I, s_T, passes", [(1.5, 3.0, 3), (1.0, 3.0, 2), (2.0, 2.0, 2), (1.5, 0.0, 2), (1.0, 1.0, 1)])
+@pytest.mark.parametrize("s_I, s_T, passes", [(1.5, 3.0, 3), (1.0, 3.0, 2), (2.0, 2.0, 2), (1.5, 0.0, 2), (1.0, 1.0, 1), (1.0, 0.0, 1)])
 def test_passes_that_cancel_are_left_out(s_I, s_T, passes):
-    unet, (z, picture, words, nothing) = tiny(channels=8, out_channels=4), inputs()
-    rows, t, style = [], torch.tensor([500, 30]), torch.zeros(2, dtype=torch.long)
+    unet, schedule, (z, picture, words, nothing) = tiny(channels=8, out_channels=4), make_schedule(), inputs()
+    rows = []
 
     def counting(x, *rest):
         rows.append(len(x))
         return unet(x, *rest)
 
-    with torch.no_grad():
-        got = lesson.editing_model(counting, picture, words, nothing, s_I, s_T)(z, t)
-        ask = lambda p, c: unet(torch.cat([z, p], 1), t, c, style)  # noqa: E731
+    def three_questions(z, t):
+        ask = lambda p, c: unet(torch.cat([z, p], 1), t, c, torch.zeros_like(t))  # noqa: E731
         none = nothing.expand_as(words)
-        want = lesson.guide_both(ask(0 * picture, none), ask(picture, none), ask(picture, words), s_I, s_T)
-    assert rows == [2 * passes]
+        return lesson.guide_both(ask(0 * picture, none), ask(picture, none), ask(picture, words), s_I, s_T)
+
+    with torch.no_grad():
+        got = lesson.sample_edit(counting, picture, words, nothing, s_I, s_T, z, 3, schedule)
+        want = ddim_sample(three_questions, z.shape, 3, schedule, clip=False, start=z)
+    assert rows == [2 * passes] * 3
     torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_the_guidance_holds_for_velocities_as_for_noise():
+    """v = (e - sigma z) / alpha, and the weights of equation 3 add up to 1: guiding one is guiding the other."""
+    z, *e = torch.randn(4, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    alpha, sigma = 0.6, 0.8
+    v = [(x - sigma * z) / alpha for x in e]
+    got = lesson.guide_both(*v, 1.7, 4.0)
+    torch.testing.assert_close(got, (lesson.guide_both(*e, 1.7, 4.0) - sigma * z) / alpha, rtol=1e-12, atol=1e-12)
 
 
 # The widened U-Net
@@ -143,6 +155,17 @@ def test_at_first_the_editor_is_the_base(dtype, tol):
         got, want = editor(torch.cat([z, 50 * picture], 1), t, words, style), base(z, t, words, style)
     torch.testing.assert_close(got, want, rtol=tol, atol=tol)
     assert editor.conv_in.in_channels == 32 and base.conv_in.in_channels == 16
+
+
+@pytest.mark.parametrize("how", [{"bias": False}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2, "padding_mode": "reflect"}, {"device": "meta"}])
+def test_a_widened_layer_is_the_old_one_in_all_else(how):
+    conv = nn.Conv2d(4, 6, 3, dtype=torch.float64, **how).requires_grad_(False)
+    wide = lesson.widen(conv, 5)
+    assert (wide.bias is None) == (conv.bias is None) and wide.weight.device == conv.weight.device and wide.weight.dtype == torch.float64
+    assert all(p.requires_grad for p in wide.parameters()) and not conv.weight.requires_grad and wide.in_channels == 9
+    if "device" not in how:
+        x, more = torch.randn(2, 4, 9, 8, dtype=torch.float64), torch.randn(2, 5, 9, 8, dtype=torch.float64)
+        torch.testing.assert_close(wide(torch.cat([x, more], 1)), conv(x), rtol=1e-12, atol=1e-12)
 
 
 def test_only_the_chosen_parameters_learn_and_the_base_stays():
@@ -188,6 +211,22 @@ def test_shares_of_dropped_conditions():
         assert abs(mask.double().mean().item() - share) < 0.003
 
 
+def test_conditions_at_the_ends_of_the_stretches():
+    p = 0.125
+    u = torch.tensor([0.0, p, 2 * p, 3 * p])
+    picture, words = lesson.drop_conditions(torch.ones(4, 1, 1, 1), torch.ones(4, 1, 1), torch.zeros(1, 1, 1), u, p)
+    assert picture.flatten().tolist() == [1, 0, 0, 1] and words.flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_noise_levels_and_chances_at_the_ends():
+    g = torch.Generator().manual_seed(0)
+    assert lesson.noise_levels(5, g, T=1).tolist() == [1] * 5 and lesson.noise_levels(0, g).shape == (0,)
+    many = lesson.noise_levels(1000, g)
+    assert many.min() >= 1 and many.max() <= 1000
+    one = lesson.Edits(np.array(["other"], dtype=object), np.array([""], dtype=object), np.array([0]), np.array([1]))
+    assert lesson.draw_chances(one, np.array(["a", "b"])).tolist() == [0.0]  # a kind without a share, and no nan
+
+
 @pytest.fixture(scope="module")
 def pack():
     return data.emoji("google", 8)
@@ -230,6 +269,11 @@ def test_wordings_tell_values_apart_and_keep_one_back():
     assert "make the skin dark" in owner and "피부를 어둡게 해 줘" in owner and "draw it as Twemoji" in owner and "change to a woman" in owner
 
 
+def test_what_did_not_move_has_no_direction():
+    a = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    assert lesson.direction_similarity(a, a, a, a + 1).tolist() == [0.0, 0.0] and lesson.direction_similarity(a, a + 1, a, a).tolist() == [0.0, 0.0]
+
+
 def test_direction_similarity_by_numpy():
     a, b, s, t = torch.randn(4, 6, 128, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     got = lesson.direction_similarity(a, b, s, t)
@@ -248,8 +292,20 @@ def test_the_judge_names_values():
 
 
 def test_one_string_is_refused():
-    with pytest.raises(TypeError, match="list of strings"):
-        lesson.edit(None, None, None, "make it dark")
+    x = torch.rand(2, 3, 64, 64)
+    with pytest.raises(CourseError, match="list of strings"):
+        lesson.edit(None, None, x, "make it dark")
+    with pytest.raises(CourseError, match="list of strings"):
+        lesson.make_pairs(None, "cat", ["dog"] * 3, torch.zeros(3), None)
+    with pytest.raises(CourseError, match="list of strings"):
+        lesson.Judge(4).eval().says(x, "tone")
+    with pytest.raises(CourseError, match="list of strings"):
+        lesson.clip_scores(lesson.load_clip(image="both"), x, x, "cat", ["cat", "dog"])
+
+
+def test_one_instruction_a_picture():
+    with pytest.raises(CourseError, match="one instruction a picture, not 3 for 2"):
+        lesson.edit(None, None, torch.rand(2, 3, 64, 64), ["a", "b", "c"])
 
 
 # The stored weights
