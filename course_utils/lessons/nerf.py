@@ -147,9 +147,8 @@ def render_rays(field, o: Tensor, d: Tensor, n: int, n_fine: int = 0, occupancy=
         s = torch.cat([s, fine], -1).sort(-1)[0]
     w, rgb, _ = march(field, o, d, s, near, far, occupancy)
     opacity = w.sum(-1)
-    colour = (w[..., None] * rgb).sum(1) + (1 - opacity)[
-        :, None
-    ]  # the rest of the light comes from the white background
+    behind = (1 - opacity)[:, None]  # this share of the light comes from the white background
+    colour = (w[..., None] * rgb).sum(1) + behind
     distance = (w * s).sum(-1) / opacity.clamp(min=1e-6)
     return colour, opacity, distance
 
