@@ -218,6 +218,10 @@ def test_a_gradient_that_should_not_arrive():
     refused(lambda a: agree(a, lambda x, y: x + y.detach(), draw, grad=("x", "y")), lambda x, y: x + y, "reaches y, which it should not")
 
 
+def test_an_input_without_elements_has_no_gradient_to_compare():
+    examine(lambda a: agree(a, product, lambda g: {"x": torch.zeros(0, 3), "y": torch.zeros(0, 3)}, grad=("x", "y")), product)
+
+
 def test_same_state():
     a, b = nn.Linear(2, 3), nn.Linear(2, 3)
     with pytest.raises(Wrong, match="weight"):
