@@ -9,6 +9,7 @@ Authors set COURSE_WEIGHTS=data/weights (`make weights` does): then ``save`` wri
 from __future__ import annotations
 
 import copy
+import dataclasses
 import datetime
 import json
 import os
@@ -18,6 +19,7 @@ from . import data
 from .errors import CourseError, cannot_write, say
 
 _saved: dict[str, Path] = {}  # what this session saved without naming a folder
+_loaded: dict[str, str] = {}  # what this session loaded, with the files' SHA-256: a model trained afterwards may have started from it
 
 
 def folder() -> Path:
@@ -44,10 +46,14 @@ def file(name: str, *, own: bool = False) -> Path:
     return mine if shipped not in data.registry() and mine.exists() else data.path(shipped)
 
 
-def save(name: str, models, *, folder: str | Path | None = None, half: bool = True, **metadata) -> Path:
+def save(
+    name: str, models, *, folder: str | Path | None = None, half: bool = True, run=None, log=None, started_from: tuple[str, ...] | None = None, **metadata
+) -> Path:
     """Write one model, or a dictionary of them, to ``<name>.safetensors`` in ``folder`` (by default the user's own, :func:`folder`); returns the file.
 
-    ``metadata`` (lesson, profile, seed, steps, metrics ...) is stored with the weights; the date is added. A file that cannot be written is a CourseError, and an older one stays as it was.
+    ``run`` (from ``lesson.start``) and ``log`` (a ``train.Log``) say how it was made: lesson, profile, seed, device, the whole configuration, steps, CPU seconds; and the checksums of
+    the weights it started from, ``started_from`` or else all that this session loaded. ``metadata`` (metrics ...) is stored as well, and the date.
+    A file that cannot be written is a CourseError, and an older one stays as it was.
     """
     import torch
 
@@ -60,7 +66,7 @@ def save(name: str, models, *, folder: str | Path | None = None, half: bool = Tr
                     raise CourseError(f"{prefix}{key} is too large for half precision: save with half=False.")
                 value = value.half()
             tensors[prefix + key] = value.clone()
-    meta = {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0], **metadata}
+    meta = {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0], **_making(name, run, log, started_from), **metadata}
     out = _own_folder(folder) / f"{name}.safetensors"
     _write(out, tensors, {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()})
     if folder is None:
@@ -68,6 +74,34 @@ def save(name: str, models, *, folder: str | Path | None = None, half: bool = Tr
         later = "" if os.environ.get("COURSE_WEIGHTS") else " This session goes on with these weights; a later one finds them with own=True."
         say(f"Saved {out}.{later}")
     return out
+
+
+def _making(name: str, run, log, started_from: tuple[str, ...] | None) -> dict:
+    """How a file was made, as metadata."""
+    out: dict = {}
+    if run is not None:
+        out = {"lesson": run.name, "profile": run.profile, "seed": run.seed, "device": str(run.device)}
+        out["configuration"] = dataclasses.asdict(run.config) if dataclasses.is_dataclass(run.config) else {}
+        out["made_from"] = {n: digest for n, digest in _loaded.items() if n != name and (started_from is None or n in started_from)}
+    if log is not None:
+        out |= {"steps": log.step, "cpu_seconds": round(log.cpu_seconds)}
+    return out
+
+
+def stale(name: str, configuration: dict | None = None) -> str | None:
+    """Why the weights that the course has of this name should be made again: other weights that they started from, or another ``configuration`` of the notebook at ``full``.
+
+    "" when they are as they would be made today; None when they were made before this was recorded.
+    """
+    about = metadata(name)
+    if "made_from" not in about:
+        return None
+    for other, digest in about["made_from"].items():
+        if data.sha256(file(other)) != digest:
+            return f"{name} was made from other weights of {other} than those that are here"
+    had, wants = about["configuration"], configuration if configuration is None else json.loads(json.dumps(configuration))
+    differs = [k for k in {**had, **wants} if had.get(k, had) != wants.get(k, wants)] if wants is not None else []
+    return f"{name} was made with another {' and '.join(differs)} than its notebook has at full" if differs else ""
 
 
 def _own_folder(named: str | Path | None) -> Path:
@@ -99,8 +133,8 @@ def load(name: str, models, *, folder: str | Path | None = None, own: bool = Fal
     """
     from safetensors.torch import load_file
 
-    meta = metadata(name, folder=folder, own=own)
-    tensors = load_file(_source(name, folder, own))
+    meta, source = metadata(name, folder=folder, own=own), _source(name, folder, own)
+    tensors = load_file(source)
     for prefix, model in _named(models).items():
         mine = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         try:
@@ -111,6 +145,7 @@ def load(name: str, models, *, folder: str | Path | None = None, own: bool = Fal
                 f"The weights {name!r} do not fit this model ({detail}): build it with the configuration that the weights' metadata names."
             ) from e
         model.eval()
+    _loaded[name] = data.sha256(source)
     return meta
 
 

@@ -11,12 +11,13 @@ import dataclasses
 import linecache
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from .. import lesson
+from .. import curriculum, lesson
 from ..errors import CourseError, memory_full, writable
 from . import notebooks
 
@@ -197,8 +198,35 @@ def with_weights() -> list[str]:
     return [name for name, path in found if any("weights.save(" in code for _, code in cells(path))]
 
 
+def configuration(path: Path, profile: str = "full") -> dict:
+    """The configuration that a lesson's notebook has for a profile, without running the lesson: its ``Config`` and its ``run.pick`` alone."""
+
+    class Picker:
+        pick = staticmethod(lambda *, quick, full: {"quick": quick, "full": full}[profile])
+
+    space = {"dataclass": dataclasses.dataclass, "field": dataclasses.field, "run": Picker, "__name__": "configuration"}
+    for _, code in cells(path):
+        if "run.pick(" not in code:
+            continue
+        for part in ast.parse(code).body:  # up to the line that picks
+            exec(compile(ast.Module([part], []), f"{path.stem}[configuration]", "exec", dont_inherit=True), space)
+            if "run.pick(" in ast.unparse(part):
+                return dataclasses.asdict(space[part.targets[0].id])
+    return {}
+
+
+def _checkpoints(name: str, profile: str) -> Path | None:
+    """Where this run keeps its checkpoints: COURSE_CHECKPOINTS, or build/checkpoints at full."""
+    if profile == "full":
+        os.environ.setdefault("COURSE_CHECKPOINTS", str(notebooks.folder().parent / "build" / "checkpoints"))
+    return Path(os.environ["COURSE_CHECKPOINTS"]) / name if os.environ.get("COURSE_CHECKPOINTS") else None
+
+
 def main(args) -> int:
-    """Run one lesson here, or several one after another, each in a process of its own."""
+    """Run one lesson here, or several one after another, each in a process of its own, those first that others start from.
+
+    At full a run that was killed goes on from its last checkpoint; what is left of the checkpoints goes when it has ended.
+    """
     names = list(args.names) + (with_weights() if args.with_weights else [])
     if not names:
         raise CourseError("Name a lesson, as in `python -m course_utils run clip`; `python -m course_utils list` names them.")
@@ -210,15 +238,18 @@ def main(args) -> int:
         more = ["--profile", profile, *(x for s in args.set for x in ("--set", s))]
         more += ["--figures", args.figures] if args.figures else []
         status = 0
-        for name in names:
+        for name in [n for n in curriculum.order({n: tuple(curriculum.all_needs(n)) for n in names if n in curriculum.lessons()}) if n in names]:
             print(f"== {name}", flush=True)
             status |= subprocess.run([sys.executable, "-m", "course_utils", "run", name, *more]).returncode
         return status
     figures = Path(args.figures) / names[0] if args.figures else None
     if figures:
         writable(figures, "name another folder with --figures")
+    checkpoints = _checkpoints(names[0], profile)
     try:
         run(paths[0], profile, parsed(args.set), figures)
+        if checkpoints:
+            shutil.rmtree(checkpoints, ignore_errors=True)
     except CourseError:
         raise
     except ModuleNotFoundError as e:
