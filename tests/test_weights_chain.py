@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 from course_utils import curriculum, data, lesson, train, weights
-from course_utils.authoring import notebooks, run_notebook
+from course_utils.authoring import doctor, notebooks, run_notebook
 
 
 @dataclass
@@ -117,7 +117,7 @@ def test_a_lesson_that_was_killed_goes_on_and_leaves_no_checkpoint(tmp_path):
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from course_utils.authoring import notebooks, run_notebook
+from course_utils.authoring import doctor, notebooks, run_notebook
 path = Path({str(tmp_path / "toy.ipynb")!r})
 notebooks.find = lambda name: path
 notebooks.folder = lambda: Path({str(tmp_path / "notebooks")!r})
@@ -134,3 +134,11 @@ sys.exit(run_notebook.main(SimpleNamespace(names=["clip"], with_weights=False, p
     assert "goes on at step 7" in done.stdout
     about = weights.metadata("toy", folder=tmp_path)
     assert about["steps"] == 12 and about["configuration"] == {"steps": 12} and about["profile"] == "full"
+
+
+def test_doctor_names_stale_weights_and_the_command(monkeypatch):
+    (line,) = doctor.stale_weights()
+    assert line.good and line.value.startswith("none")
+    monkeypatch.setattr(weights, "stale", lambda name, _: f"{name} was made from other weights of clip than those that are here" if name == "lora" else "")
+    (line,) = doctor.stale_weights()
+    assert not line.good and line.value.startswith("lora was made from other weights") and line.mend == "Run `make weights LESSONS=lora`."

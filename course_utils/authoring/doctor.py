@@ -141,6 +141,27 @@ def registered() -> list[Finding]:
     return [Finding("data", "registry", f"lacks {', '.join(lost)}", False, mend)] if lost and data.registry() else []
 
 
+def stale_weights() -> list[Finding]:
+    """Which shipped weights would come out differently today: made from other weights than are here, or by another configuration than their notebook's at full."""
+    from . import notebooks, run_notebook
+
+    if not data.in_checkout():
+        return []
+    reasons, unknown = {}, []
+    for name, path in notebooks.lessons().items():
+        if f"weights/{name}.safetensors" in data.registry():
+            try:
+                reasons[name] = weights.stale(name, run_notebook.configuration(path))
+            except CourseError:  # damaged or missing: said above
+                continue
+            unknown += [name] if reasons[name] is None else []
+    found = [Finding("weights", "stale", reason, False, f"Run `make weights LESSONS={name}`.") for name, reason in reasons.items() if reason]
+    if not found:
+        old = f"; made before this was recorded: {', '.join(unknown)}" if unknown else ""
+        found = [Finding("weights", "stale", f"none{old}")]
+    return found
+
+
 def own_weights() -> list[Finding]:
     """What was trained on this machine, and whether it can be read; and whether there is room to save more."""
     if weights.folder().resolve() == (data.root() / "weights").resolve():
@@ -165,7 +186,7 @@ def own_weights() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """The whole report."""
-    return software() + machine() + registered() + files() + own_weights()
+    return software() + machine() + registered() + files() + stale_weights() + own_weights()
 
 
 def main() -> int:
