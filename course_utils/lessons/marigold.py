@@ -13,7 +13,7 @@ from course_utils.lessons.latent_diffusion import LatentDiffusion, PlainAttentio
 def normalise_depth(depth, low=0.02, high=0.98):
     """Depths (B, 1, H, W) -> [-1, 1]: each map's ``low`` quantile goes to -1, its ``high`` quantile to 1, what lies beyond is clipped (Ke et al. 2024).
 
-    Unknown pixels (NaN) stay NaN and don't count; a map that is the same everywhere becomes -1.
+    Unknown pixels (NaN) stay NaN and don't count, so a map without a known one is NaN; a map that is the same everywhere becomes -1.
     """
     near, far = (torch.nanquantile(depth.flatten(1), q, dim=1) for q in (low, high))  # (B,)
     near, far = near[:, None, None, None], far[:, None, None, None]
@@ -31,8 +31,12 @@ def latent_to_depth(ld, z):
 
 
 def scale_shift(pred, depth, known):
-    """Least-squares scale and shift, each (B,), that bring ``pred`` onto ``depth`` where ``known``. All (B, 1, H, W); depth may be NaN elsewhere."""
-    w, p, d = known.to(pred).flatten(1), pred.flatten(1), torch.where(known, depth, 0).flatten(1)  # (B, HW)
+    """Least-squares scale and shift, each (B,), that bring ``pred`` onto ``depth`` where ``known``; NaN for a map where nothing is.
+
+    All (B, 1, H, W); both maps may be NaN elsewhere.
+    """
+    w = known.to(pred).flatten(1)  # (B, HW)
+    p, d = (torch.where(known, v, 0).flatten(1) for v in (pred, depth))
     n = w.sum(1, keepdim=True)
     dp, dd = p - (w * p).sum(1, keepdim=True) / n, d - (w * d).sum(1, keepdim=True) / n  # centred
     s = (w * dp * dd).sum(1) / (w * dp**2).sum(1).clamp(min=1e-12)  # a constant map gets s = 0
@@ -46,7 +50,7 @@ def align(pred, depth, known=None):
 
 
 def depth_errors(pred, depth):
-    """AbsRel and δ1 of each map, each (B,). pred: aligned depths (B, 1, H, W); depth: the truth, NaN where unknown."""
+    """AbsRel and δ1 of each map, each (B,). pred: aligned depths (B, 1, H, W); depth: the truth, NaN where unknown. NaN for a map of which nothing is known."""
     known, n = depth.isfinite(), depth.isfinite().flatten(1).sum(1)
     d, p = torch.where(known, depth, 1.0), pred.clamp(min=1e-6)
     rel = torch.where(known, (pred - d).abs() / d, 0.0).flatten(1).sum(1) / n
@@ -84,6 +88,8 @@ class Marigold:
     @torch.no_grad()
     def predict(self, x, members=1, steps=4, seed=0):
         """``members`` independent answers for each picture, in [-1, 1]: (members, B, 1, 64, 64)."""
+        if members < 1 or steps < 1:
+            raise ValueError(f"{members} answers in {steps} steps: at least one answer and one step, please.")
         z_x = self.ld.encode(x).repeat(members, 1, 1, 1)
         noise = torch.Generator().manual_seed(seed)
         z = ddim_sample(
@@ -129,8 +135,9 @@ def disagreement(aligned, weight=0.02):
     """The paper's objective for maps (N, B, 1, H, W) that are already scaled and shifted: (B,)."""
     N, middle = len(aligned), aligned.median(0).values
     pairs = [(aligned[i] - aligned[j]).square().flatten(1).mean(1) for i in range(N) for j in range(i)]
+    apart = torch.stack(pairs).mean(0).sqrt() if pairs else 0.0  # a single map has nobody to disagree with
     off = middle.flatten(1).amin(1).abs() + (1 - middle.flatten(1).amax(1)).abs()
-    return torch.stack(pairs).mean(0).sqrt() + weight * off
+    return apart + weight * off
 
 
 class DepthNet(nn.Module):

@@ -61,17 +61,20 @@ def holes_filled(depth, low=0.02, high=0.98):
     return marigold.normalise_depth(depth, low, high).nan_to_num(0.0)
 
 
+def quantile(known, q):
+    """Straight between the two neighbours of a sorted list."""
+    at = q * (len(known) - 1)
+    low, high = known[int(at)], known[min(int(at) + 1, len(known) - 1)]
+    return low + (at - int(at)) * (high - low)
+
+
 def by_sorting(depth, low=0.02, high=0.98):
-    out = torch.full_like(depth, torch.nan)
-    for o, d in zip(out, depth):
+    maps = []
+    for d in depth:
         known = d[d.isfinite()].double().sort().values
-        at = lambda q: (
-            known[int(q * (len(known) - 1))]
-            + (q * (len(known) - 1) % 1) * (known[min(int(q * (len(known) - 1)) + 1, len(known) - 1)] - known[int(q * (len(known) - 1))])
-        )  # noqa: B023, E731
-        near, far = at(low), at(high)
-        o.copy_((2 * (d - near) / torch.clamp(far - near, min=1e-6) - 1).clamp(-1, 1))
-    return out
+        near, far = quantile(known, low), quantile(known, high)
+        maps.append((2 * (d - near) / torch.clamp(far - near, min=1e-6) - 1).clamp(-1, 1).to(d.dtype))
+    return torch.stack(maps)
 
 
 def defaults_only(depth, low=0.02, high=0.98):
@@ -182,6 +185,29 @@ def by_normal_equations(pred, depth, known):
     return torch.stack(s), torch.stack(b)
 
 
+def without_holes(pred, depth, known):
+    """By the correlation of what is known, the unknown pixels put on the mean."""
+    n = known.flatten(1).sum(1)
+    mean = lambda m: torch.where(known, m, 0).flatten(1).sum(1) / n
+    centred = lambda m: torch.where(known, m - mean(m)[:, None, None, None], 0).flatten(1)
+    p, d = centred(pred), centred(depth)
+    s = (p * d).sum(1) / p.square().sum(1).clamp(min=1e-12)
+    return s, mean(depth) - s * mean(pred)
+
+
+def by_two_comparisons(pred, depth):
+    """δ1 by two comparisons without a division."""
+    known, n = ~depth.isnan(), (~depth.isnan()).flatten(1).sum(1)
+    good = (pred > 0) & (pred < 1.25 * depth) & (1.25 * pred > depth)
+    rel = torch.stack([((p - d)[k] / d[k]).abs().mean() for p, d, k in zip(pred, depth, known)])
+    return rel, (good & known).flatten(1).sum(1) / n
+
+
+def time_in_single_precision(levels, t, T=1000, strength=0.9):
+    s = strength * t.float()[:, None, None, None] / T
+    return unit(sum(s**i * F.interpolate(n, size=levels[0].shape[2:], mode="bilinear") for i, n in enumerate(levels)))
+
+
 def by_nanmean(pred, depth):
     ratio = torch.maximum(pred / depth, depth / pred)
     good = torch.where(depth.isfinite(), ((ratio < 1.25) & (pred > 0)).float(), torch.nan)
@@ -290,6 +316,35 @@ def no_floor(maps, rounds=5):
     return middle, spread / (size.amax((-1, -2), keepdim=True) - size.amin((-1, -2), keepdim=True))
 
 
+def up_to_the_limit(pred, depth):
+    known = depth.isfinite()
+    p, d = pred.clamp(min=1e-6), torch.where(known, depth, 1.0)
+    good = known & (torch.maximum(p / d, d / p) <= 1.25)
+    return marigold.depth_errors(pred, depth)[0], good.flatten(1).sum(1) / known.flatten(1).sum(1)
+
+
+def fits_the_goal(maps, rounds=5):
+    known, aligned = torch.ones_like(maps[0], dtype=torch.bool), stretch(maps)
+    for _ in range(rounds):
+        goal = stretch(aligned.median(0).values)
+        aligned = torch.stack([align(goal, d, known) for d in maps])
+    return _summary(aligned)
+
+
+def _summary(aligned):
+    middle = aligned.median(0).values
+    size = middle.amax((-1, -2), keepdim=True) - middle.amin((-1, -2), keepdim=True)
+    return stretch(middle), (aligned - middle).abs().median(0).values / size.clamp(min=1e-6)
+
+
+def one_range_for_all(maps, rounds=5):
+    middle, spread = vote(ruled=False)(maps, rounds)
+    plain = vote(end=lambda m: m)(maps, rounds)[0]
+    return middle, spread / (plain.max() - plain.min()).clamp(min=1e-6)
+
+
+_errors, _noise, _votes = {}, {}, {}  # what cached answers keep
+
 WRONG = {
     "normalise_depth": [
         (unclipped, "clip"),
@@ -314,6 +369,11 @@ WRONG = {
         (no_clamp, "same everywhere"),
         (no_shift_for_a_constant, "constant map"),
         (divisor_at_least_one, "scale"),
+        (lambda p, d, known: marigold.scale_shift(p, d, d.isfinite()), "`known` is not used"),
+        (lambda p, d, known: marigold.scale_shift(p, d.detach(), known), "no gradient reaches depth"),
+        (lambda p, d, known: tuple(v.mean().expand(len(p)) for v in marigold.scale_shift(p, d, known)), "off by"),
+        (lambda p, d, known: (p.nan_to_num_(), marigold.scale_shift(p, d.nan_to_num_(0.0), known))[1], "changes its argument d "),
+        (lambda p, d, known: tuple(v.float() for v in marigold.scale_shift(p, d, known)), "dtype"),
     ],
     "depth_errors": [
         (over_all_pixels, "number of known"),
@@ -323,6 +383,10 @@ WRONG = {
         (absolute_ratio, "zero or less"),
         (lambda *a: marigold.depth_errors(*a)[::-1], "exchanged"),
         (share_of_wrong, "within 25"),
+        (up_to_the_limit, "exactly 1.25"),
+        (lambda p, d: (marigold.depth_errors(p.clamp(min=0), d)[0], marigold.depth_errors(p, d)[1]), "off by"),
+        (lambda p, d: tuple(v.mean() for v in marigold.depth_errors(p, d)), "shape"),
+        (lambda p, d: tuple(_errors.setdefault((p.shape, i), v) for i, v in enumerate(marigold.depth_errors(p, d))), "first call"),
     ],
     "widen": [
         (not_halved, "halve"),
@@ -330,6 +394,10 @@ WRONG = {
         (interleaved, "mixed"),
         (wrong_axis, "axis 1"),
         (lambda w: torch.cat([w, w], 1).detach() / 2, "gradient"),
+        (lambda w: torch.cat([w, w.detach()], 1) / 2, "gradient"),
+        (lambda w: torch.cat([w.div_(2), w], 1), "changes its argument w "),
+        (lambda w: (torch.cat([w, w], 1) / 2).float(), "dtype"),
+        (lambda w: torch.cat([w, w], 1) / w.shape[1], "off by"),
     ],
     "multi_resolution_noise": [
         (not_scaled_back, "scaled back"),
@@ -341,6 +409,10 @@ WRONG = {
         (aligned_corners, "align_corners"),
         (finest_weighed, "finest"),
         (thousand, "whatever T"),
+        (lambda levels, t, T=1000, strength=0.9: marigold.multi_resolution_noise(levels, t, T), "off by"),
+        (lambda levels, t, T=1000, strength=0.9: marigold.multi_resolution_noise(levels[::-1], t, T, strength), "shape"),
+        (lambda levels, t, T=1000, strength=0.9: unit(pile(levels, t.clamp(min=20), T, strength, lambda s, i: s**i)), "off by"),
+        (lambda levels, t, *a: _noise.setdefault(t.shape, marigold.multi_resolution_noise(levels, t, *a)), "first call|shape|dtype|off by"),
     ],
     "ensemble": [
         (vote(rounds_of=lambda r: 0), "only stretched"),
@@ -355,22 +427,32 @@ WRONG = {
         (lambda maps, rounds=5: vote()(maps, rounds)[0], "2 values"),
         (stacked_over_pictures, "off by"),
         (no_floor, "same everywhere"),
+        (vote(rounds_of=lambda r: max(r - 1, 0)), "too few"),
+        (vote(rounds_of=lambda r: r + 1), "too many"),
+        (fits_the_goal, "goal is fitted"),
+        (vote(spread_of=lambda a, m: (a - stretch(m)).abs().median(0).values), "off by"),
+        (one_range_for_all, "off by"),
+        (lambda maps, rounds=5: vote()(maps.copy_(stretch(maps)), rounds), "changes its argument maps"),
+        (lambda maps, rounds=5: _votes.setdefault((maps.shape, rounds), vote()(maps, rounds)), "first call"),
+        (lambda maps, rounds=5: tuple(v.float() for v in vote()(maps, rounds)), "dtype"),
     ],
 }
 
 
 RIGHT = {
     "normalise_depth": [by_sorting],
-    "scale_shift": [by_normal_equations],
-    "depth_errors": [by_nanmean],
-    "widen": [lambda w: w.repeat(1, 2, 1, 1) * 0.5],
-    "multi_resolution_noise": [by_doubling],
+    "scale_shift": [by_normal_equations, without_holes],
+    "depth_errors": [by_nanmean, by_two_comparisons],
+    "widen": [lambda w: w.repeat(1, 2, 1, 1) * 0.5, lambda w: torch.einsum("ocij,k->okcij", w, torch.full((2,), 0.5, dtype=w.dtype)).flatten(1, 2)],
+    "multi_resolution_noise": [by_doubling, time_in_single_precision],
     "ensemble": [one_at_a_time, vote(original=False), vote(goal_of=lambda m: m)],  # a fit forgets scale and shift
 }
 
 
 @every(WRONG)
 def test_wrong_answers_are_refused(name, answer, words):
+    for kept in (_errors, _noise, _votes):
+        kept.clear()
     refuses(getattr(checks, name), answer, words)
 
 

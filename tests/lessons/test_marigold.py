@@ -60,6 +60,18 @@ def test_alignment_of_a_constant_is_the_mean():
     torch.testing.assert_close(marigold.align(torch.full_like(depth, 3.0), depth).amax((1, 2, 3)), depth.mean((1, 2, 3)))
 
 
+def test_alignment_bears_holes_in_either_map_and_says_nan_where_nothing_is_known():
+    depth = 1 + rand(2, 1, 8, 8, seed=6)
+    depth[0, 0, 2, 3] = torch.nan
+    got = marigold.align(2 * depth, depth)  # NaN in both
+    torch.testing.assert_close(got, depth, equal_nan=True)
+    rel, good = marigold.depth_errors(got, depth)
+    assert rel.max() < 1e-12 and (good == 1).all()
+    depth[1] = torch.nan
+    for numbers in (marigold.scale_shift(rand(2, 1, 8, 8, seed=7), depth, depth.isfinite()), marigold.depth_errors(rand(2, 1, 8, 8, seed=7), depth)):
+        assert all(v[0].isfinite() and v[1].isnan() for v in numbers)
+
+
 def test_alignment_undoes_any_scale_and_shift():
     depth = 1 + rand(3, 1, 8, 8, seed=7)
     torch.testing.assert_close(marigold.align(-0.2 * depth + 9, depth), depth, atol=1e-10, rtol=1e-10)
@@ -124,6 +136,23 @@ def test_objective_equals_a_loop():
     total = sum(((maps[i] - maps[j]) ** 2).mean() for i in range(4) for j in range(i + 1, 4)) / 6
     m = maps.median(0).values
     assert marigold.disagreement(maps).item() == pytest.approx((total.sqrt() + 0.02 * (m.min().abs() + (1 - m.max()).abs())).item(), abs=1e-12)
+
+
+def test_one_answer_and_answers_without_contrast():
+    one = rand(1, 2, 1, 6, 6, seed=13)
+    middle, spread = marigold.ensemble(one)
+    torch.testing.assert_close(middle, marigold.stretch(one[0]))
+    assert spread.abs().max() < 1e-12
+    m = one[0]
+    torch.testing.assert_close(marigold.disagreement(one), 0.02 * (m.amin((1, 2, 3)).abs() + (1 - m.amax((1, 2, 3))).abs()))
+    flat = marigold.ensemble(torch.full((3, 1, 1, 4, 4), 2.0))
+    assert all(torch.equal(v, torch.zeros(1, 1, 4, 4)) for v in flat)
+
+
+@pytest.mark.parametrize("members, steps", [(0, 4), (3, 0)])
+def test_no_answers_or_no_steps_get_one_sentence(members, steps):
+    with pytest.raises(ValueError, match="at least one answer and one step"):
+        marigold.Marigold(None, None).predict(rand(1, 3, 64, 64), members, steps)
 
 
 # The second input and the noise
