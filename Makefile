@@ -43,6 +43,7 @@ assignments: $(VENV)/.lab ## write the practice edition, without solutions, to a
 	$(COURSE) assignments
 
 # COURSE_WEIGHTS is where weights.save writes and weights.load looks first. The registry follows what was written, also when a later lesson failed.
+# A run that was killed goes on from its last checkpoint (build/checkpoints, every two minutes) when the same command is given again.
 weights: $(VENV)/.lab ## run the lessons at the full profile and write data/weights (a GPU, or patience; LESSONS="clip" for some)
 	COURSE_WEIGHTS="$(CURDIR)/data/weights" $(COURSE) run --profile full $(if $(LESSONS),$(LESSONS),--with-weights); \
 	  status=$$?; $(BIN)/python -m course_utils.data && exit $$status
