@@ -83,7 +83,7 @@ def test_a_pack_knows_nothing_of_training_and_lessons(path):
 def test_who_stands_where():
     """New rooms are made on purpose: a module of the package's top is one that a notebook calls, or serves one that is."""
     top = {f.stem for f in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert top == {"course", "curriculum", "data", "errors", "exercises", "lesson", "scoreboard", "train", "weights"}
+    assert top == {"course", "curriculum", "data", "errors", "exercises", "lesson", "processor", "scoreboard", "train", "weights"}
     rooms = {f.name for f in PACKAGE.iterdir() if f.is_dir() and f.name != "__pycache__"}
     assert rooms == {"authoring", "checks", "lessons", "packs", "show"}
 

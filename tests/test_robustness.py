@@ -180,6 +180,8 @@ def test_tf32_is_spoken_of_on_a_gpu(monkeypatch, capsys):
 # Every place that asks for the kind of device, with how many times: such a branch cannot be tried without the device, so there are few, and each has a reason.
 BRANCHES = {
     "course_utils/lesson.py": 3,  # two sentences of lesson.start, the device's name
+    "course_utils/processor.py": 3,  # bf16 is faster on every GPU, on a processor only with instructions for it
+    "course_utils/train.py": 1,  # the GPU's generators belong to a checkpoint
     "notebooks/2_generative/04_latent_diffusion.ipynb": 2,  # which clock measures a step; wait for the GPU before reading it
     "notebooks/3_3d_understanding/06_nerf.ipynb": 1,  # wait for the GPU before reading the clock
 }

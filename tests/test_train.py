@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from course_utils import CourseError, lesson, show, train
+from course_utils import CourseError, lesson, processor, show, train
 
 
 def test_log_counts_and_keeps_history():
@@ -162,10 +162,10 @@ def test_200_steps_in_bf16_give_no_nan_and_the_first_follow_float32(kind):
 
 
 def test_bf16_is_off_where_the_machine_is_not_faster_at_it(monkeypatch):
-    monkeypatch.setattr(train, "fast_bf16", lambda: False)
+    monkeypatch.setattr(processor, "fast_bf16", lambda: False)
     with train.bf16("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    monkeypatch.setattr(train, "fast_bf16", lambda: True)
+    monkeypatch.setattr(processor, "fast_bf16", lambda: True)
     with train.bf16(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with train.bf16("mps"):
