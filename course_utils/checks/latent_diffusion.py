@@ -97,14 +97,18 @@ def latent_scale(answer):
         ("this averages the scales of the channels: all numbers together have one standard deviation.", lambda z: (1 / z.std((0, 2, 3))).mean()),
         ("this averages the scales of the examples: all numbers together have one standard deviation.", lambda z: (1 / z.std((1, 2, 3))).mean()),
         ("this averages the standard deviations of the channels before it inverts.", lambda z: 1 / z.std((0, 2, 3)).mean()),
+        ("each channel lost its own mean: all numbers together have one mean.", lambda z: 1 / z.var((0, 2, 3)).mean().sqrt()),
     ]
 
-    def case(*shape, dtype=torch.float32):
+    def case(*shape, dtype=torch.float32, size=1.0):
         spread = torch.linspace(0.5, 6.0, shape[1], dtype=dtype)[:, None, None]
-        size = torch.linspace(0.3, 2.0, shape[0], dtype=dtype)[:, None, None, None]
-        return lambda g: {"z": 1.5 + spread * size * torch.randn(shape, generator=g, dtype=dtype)}
+        share = torch.linspace(0.3, 2.0, shape[0], dtype=dtype)[:, None, None, None]
+        middle = torch.linspace(-3.0, 6.0, shape[1], dtype=dtype)[:, None, None]
+        return lambda g: {"z": size * (middle + spread * share * torch.randn(shape, generator=g, dtype=dtype))}
 
-    agree(answer, brute, [case(20, 4, 6, 5), case(9, 3, 4, 7, dtype=torch.float64)], what="the scale", tol=1e-3, suspects=suspects)
+    cases = [case(20, 4, 6, 5), case(9, 3, 4, 7, dtype=torch.float64), case(20, 4, 6, 5, size=0.01)]
+    agree(answer, brute, cases, what="the scale", tol=1e-3, suspects=suspects)
+    right(isinstance(answer(torch.randn(3, 2, 4, 5)), torch.Tensor), "the scale is right, but it is a plain number: leave it a tensor, without .item().")
     z = 3 * torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     same((z * answer(z)).std(), torch.tensor(1.0), "the standard deviation of z times the scale", tol=1e-3)
 
@@ -130,6 +134,12 @@ def _read(shrink=None, over="words", interleaved=False, one_head=False, swapped=
     return attend
 
 
+def _without_padding(x, c, w_q, w_k, w_v, heads):
+    """Cross-attention that reads only the words that are not zero."""
+    used = [row[row.abs().sum(-1) > 0] for row in c]
+    return torch.cat([_read()(x[b : b + 1], words[None], w_q, w_k, w_v, heads) for b, words in enumerate(used)])
+
+
 def cross_attention(answer):
     suspects = [
         ("the scores were not divided by the root of d.", _read(lambda D, d: 1.0)),
@@ -141,12 +151,20 @@ def cross_attention(answer):
         ("labels and contents are swapped: w_k makes the labels, w_v the contents.", _read(swapped=True)),
     ]
 
-    def case(B, N, T, D, E, heads, dtype=torch.float64):
+    def case(B, N, T, D, E, heads, dtype=torch.float64, size=1.0, padding=0):
         shapes = {"x": (B, N, D), "c": (B, T, E), "w_q": (D, D), "w_k": (E, D), "w_v": (E, D)}
-        return lambda g: {k: torch.randn(s, generator=g, dtype=dtype) / (1 if len(s) == 3 else 2) for k, s in shapes.items()} | {"heads": heads}
 
+        def draw(g):
+            given = {k: torch.randn(s, generator=g, dtype=dtype) / (1 if len(s) == 3 else 2) for k, s in shapes.items()}
+            given["x"] *= size
+            given["c"][:, T - padding :] = 0  # rows of zeros, as after <end>
+            return given | {"heads": heads}
+
+        return draw
+
+    suspects.append(("rows of zeros were left out: they have score 0 and take their share.", _without_padding))
     grad = ("x", "c", "w_q", "w_k", "w_v")
-    cases = [case(2, 5, 3, 12, 7, 3), case(1, 1, 4, 8, 5, 2), case(3, 4, 1, 6, 9, 1)]
+    cases = [case(2, 5, 3, 12, 7, 3), case(1, 1, 4, 6, 5, 2), case(3, 4, 1, 6, 9, 1), case(2, 3, 6, 10, 4, 2, padding=2), case(1, 4, 3, 6, 5, 2, size=12.0)]
     agree(answer, _read(), cases, what="what the positions read", grad=grad, tol=1e-9, suspects=suspects)
     agree(answer, _read(), case(2, 5, 3, 12, 7, 3, torch.float32), what="what the positions read, in single precision", tol=1e-4)
 
@@ -200,13 +218,13 @@ def SpatialTransformer(answer):
         ("value and gate are swapped: the second half goes through the GELU.", _transformer(swap=True)),
         ("the gate goes through a SiLU, not a GELU.", _transformer(act=F.silu)),
     ]
-    for C, H, W, E, T, dtype in ((16, 3, 5, 6, 4, torch.float64), (32, 2, 2, 7, 1, torch.float64), (16, 3, 5, 6, 4, torch.float32)):
+    for B, C, H, W, E, T, dtype in ((2, 16, 3, 5, 6, 4, torch.float64), (3, 32, 2, 2, 7, 1, torch.float64), (1, 16, 3, 5, 6, 4, torch.float32)):
         block = answer(C, E, groups=8, head_dim=8).to(dtype)
         right(isinstance(block, nn.Module), "the block should stay an nn.Module.")
         with torch.no_grad():
             for name, p in block.named_parameters():
                 p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.4 + (1 if "norm" in name and "weight" in name else 0))
-        case = lambda g: {"x": torch.randn(2, C, H, W, generator=g, dtype=dtype), "context": torch.randn(2, T, E, generator=g, dtype=dtype)}
+        case = lambda g: {"x": torch.randn(B, C, H, W, generator=g, dtype=dtype), "context": torch.randn(B, T, E, generator=g, dtype=dtype)}
         bound = [(m, lambda x, c, w=w: w(block, x, c)) for m, w in suspects]
         tol = 1e-9 if dtype == torch.float64 else 2e-4
         agree(block, lambda x, c: _transformer()(block, x, c), case, what="the block's output", grad=("x", "context"), tol=tol, suspects=bound)
@@ -260,6 +278,8 @@ def drop_captions(answer):
     right(torch.equal(answer(c[:50], none, 1.0, seeded(7)), none.expand(50, 3, 2)), "with p = 1 every caption is dropped.")
     share = (answer(c, none, generator=seeded(8)) == none).flatten(1).all(1).float().mean().item()
     right(0.07 < share < 0.13, f"without p it should be 0.1; {share:.0%} were dropped.")
+    right(torch.equal(answer(c, none, generator=seeded(8)), answer(c, none, 0.1, seeded(8))), "without p the result is not that of p = 0.1.")
+    _each_by_chance(answer, c, none, dropped, seeded)
     _at_the_threshold(answer, c[:40], none, seeded)
     c, none = c[:40].double().requires_grad_(), none.double().requires_grad_()
     kept = answer(c, none, 0.3, seeded(9))
@@ -271,6 +291,19 @@ def drop_captions(answer):
             grad is not None and torch.equal(grad, want),
             f"the words are right, but the gradient of {name} is not: each word that is passed on has the gradient 1.",
         )
+
+
+def _each_by_chance(answer, c, none, dropped, seeded):
+    """Every example is decided alone: no place, no neighbour, no fixed number of them, and other ones at the next call."""
+    early, late = (half.float().mean().item() for half in dropped.chunk(2))
+    right(abs(early - late) < 0.1, f"of the first half {early:.0%} were dropped, of the second {late:.0%}: the place in the batch must not matter.")
+    both = (dropped[1:] & dropped[:-1]).float().mean().item()
+    right(abs(both - 0.09) < 0.03, f"of neighbours, {both:.0%} were dropped together, where chance makes it 9 %: draw one number for each example.")
+    counts = {int((answer(c[:20], none, 0.3, seeded(n)) == none).flatten(1).all(1).sum()) for n in range(20, 32)}
+    right(len(counts) > 1, "each call drops the same number of examples: each example should be decided alone, by its own number.")
+    one = seeded(3)
+    first, second = answer(c[:400], none, 0.3, one), answer(c[:400], none, 0.3, one)
+    right(not torch.equal(first, second), "a second call with the same generator drops the same examples again: take the next numbers of the generator.")
 
 
 def _at_the_threshold(answer, c, none, seeded):
@@ -300,4 +333,12 @@ def guide(answer):
         for w in (3.0, 7.5, 1.0, 0.0, -0.5, 2):
             case = lambda g: {k: torch.randn(shape, generator=g, dtype=dtype) for k in ("with_text", "without")} | {"w": w}
             use = suspects if w not in (0.0, 1.0) else []
-            agree(answer, brute, case, what=f"the guided answer at w = {w:g}", grad=("with_text", "without"), tol=1e-5, suspects=use)
+            agree(
+                answer,
+                brute,
+                case,
+                what=f"the guided answer at w = {w:g}",
+                grad=("with_text", "without"),
+                tol=1e-12 if dtype == torch.float64 else 1e-5,
+                suspects=use,
+            )

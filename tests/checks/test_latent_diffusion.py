@@ -81,6 +81,16 @@ def attention_with_one_head(x, c, w_q, w_k, w_v, heads):
     return attend(x, c, w_q, w_k, w_v, 1, math.sqrt(x.shape[-1]))
 
 
+def attention_clamped(x, c, w_q, w_k, w_v, heads):
+    q, k, v = heads_of(w_q, w_k, w_v, x, c, heads)
+    return ((q @ k.mT / math.sqrt(q.shape[-1])).clamp(-10, 10).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def attention_without_padding(x, c, w_q, w_k, w_v, heads):
+    mask = (c != 0).any(-1)[:, None, None]
+    return F.scaled_dot_product_attention(*heads_of(w_q, w_k, w_v, x, c, heads), attn_mask=mask).transpose(1, 2).flatten(2)
+
+
 def rows_to_drop(c, p, generator):
     return torch.rand(len(c), generator=generator) < p
 
@@ -125,6 +135,27 @@ def drop_inclusive(c, none, p=0.1, generator=None):
 
 def drop_detached(c, none, p=0.1, generator=None):
     return latent_diffusion.drop_captions(c.detach(), none, p, generator)
+
+
+def drop_by(u):
+    """drop_captions with the random numbers u(n, generator)."""
+    return lambda c, none, p=0.1, generator=None: torch.where((u(len(c), generator) < p)[:, None, None], none, c)
+
+
+def drop_sorted(n, generator):
+    return torch.rand(n, generator=generator).sort().values
+
+
+def drop_in_pairs(n, generator):
+    return torch.rand((n + 1) // 2, generator=generator).repeat_interleave(2)[:n]
+
+
+def drop_a_fixed_number(n, generator):
+    return (torch.randperm(n, generator=generator) + 0.5) / n
+
+
+def drop_the_same_again(n, generator):
+    return torch.rand(n, generator=torch.Generator().manual_seed(generator.initial_seed()))
 
 
 _seen = {}
@@ -213,6 +244,11 @@ class InPlace(Block):
         return x
 
 
+class OnlyTheFirst(Block):
+    def forward(self, x, context):
+        return super().forward(x, context[:1].expand_as(context))
+
+
 class FrozenWords(Block):
     def branches(self, context):
         return super().branches(context.detach())
@@ -241,6 +277,10 @@ WRONG = {
         (lambda z: 1 / z.std((0, 2, 3), keepdim=True), "should have shape"),
         (lambda z: 1 / z[:1].std(), "off by"),
         (lambda z: torch.tensor(0.18215, dtype=z.dtype), "off by"),
+        (lambda z: (1 / z.std()).item(), "plain number"),
+        (lambda z: 1 / z.var((0, 2, 3)).mean().sqrt(), "own mean"),
+        (lambda z: 1 / (z - z.mean((0, 2, 3), keepdim=True)).square().mean().sqrt(), "own mean"),
+        (lambda z: 1 / (z.std() + 1e-3), "off by"),
     ],
     "cross_attention": [
         (attention_unscaled, "not divided"),
@@ -253,6 +293,9 @@ WRONG = {
         (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x, c, q, k.T, v, heads), "stopped with"),
         (lambda x, c, q, k, v, heads: latent_diffusion.cross_attention(x[:1], c, q, k, v, heads).expand_as(x), "off by|stopped"),
         (remembered, "first call's result"),
+        (lambda x, c, q, k, v, heads: attend(x, c, q, k, v, heads, math.isqrt(x.shape[-1] // heads)), "off by"),
+        (attention_clamped, "off by"),
+        (attention_without_padding, "rows of zeros"),
     ],
     "SpatialTransformer": [
         (NoSkip, "not added to the block's output"),
@@ -266,6 +309,7 @@ WRONG = {
         (NoGrad, "no gradient flows"),
         (InPlace, "changes its argument x"),
         (FrozenWords, "no gradient reaches context"),
+        (OnlyTheFirst, "off by"),
     ],
     "drop_captions": [
         (drop_in_place, "changes its argument c in place"),
@@ -280,6 +324,11 @@ WRONG = {
         (lambda c, none, p=0.1, generator=None: torch.where((torch.rand(len(c), generator=generator) <= p)[:, None, None], none, c), "equals p"),
         (lambda c, none, p=0.1, generator=None: latent_diffusion.drop_captions(c, none.detach(), p, generator), "gradient of none"),
         (drop_detached, "gradient of c"),
+        (drop_by(drop_sorted), "place in the batch"),
+        (drop_by(drop_in_pairs), "neighbours"),
+        (drop_by(drop_a_fixed_number), "same number of examples"),
+        (drop_by(drop_the_same_again), "same generator"),
+        (lambda c, none, p=0.12, generator=None: latent_diffusion.drop_captions(c, none, p, generator), "without p"),
     ],
     "guide": [
         (lambda a, b, w: a + w * (b - a), "swapped"),
@@ -291,6 +340,7 @@ WRONG = {
         (lambda a, b, w: b.detach() + w * (a - b), "gradient"),
         (lambda a, b, w: b.add_(w * (a - b)), "changes its argument"),
         (lambda a, b, w: (b + w * (a - b)).float(), "dtype"),
+        (lambda a, b, w: (b.float() + w * (a - b).float()).to(a.dtype), "off by"),
     ],
 }
 
@@ -299,6 +349,7 @@ RIGHT = {
     "latent_scale": [lambda z: z.flatten().var().rsqrt(), lambda z: 1 / z.std(unbiased=False)],
     "cross_attention": [
         lambda x, c, q, k, v, heads: F.scaled_dot_product_attention(*heads_of(q, k, v, x, c, heads)).transpose(1, 2).flatten(2),
+        lambda x, c, q, k, v, heads: attend(x, c, q, k, v, heads, (x.shape[-1] / heads) ** 0.5),
         lambda x, c, q, k, v, heads: torch.cat(
             [torch.softmax(x @ a @ (c @ b).mT / a.shape[1] ** 0.5, -1) @ (c @ u) for a, b, u in zip(q.chunk(heads, 1), k.chunk(heads, 1), v.chunk(heads, 1))],
             -1,
