@@ -339,7 +339,7 @@ def same_learning(model, got, want, what: str = "the result", tol: float = 1e-5)
         if b is None or b.abs().max() <= 0.01 * tol:  # nothing but rounding
             continue
         if a is None:
-            raise Wrong(f"{what} has the right values, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
+            raise Wrong(f"{what}: the values are right, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
         same(a, b, f"the gradient of {name}", tol=tol * max(1.0, b.abs().max().item()))
 
 
@@ -358,21 +358,21 @@ def _same_gradients(got, want, mine, theirs, grad, what, tol, seed):
     value, target = (sum((t * w).sum() for t, w in zip(_tensors(x), weights)) for x in (got, want))
     wanted = torch.autograd.grad(target, [theirs[n] for n in grad], allow_unused=True)
     if not getattr(value, "requires_grad", False):
-        raise Wrong(f"{what} has the right values, but no gradient flows through it: something is detached, turned into a number, or computed under no_grad.")
+        raise Wrong(f"{what}: the values are right, but no gradient flows through it: something is detached, turned into a number, or computed under no_grad.")
     found = torch.autograd.grad(value, [mine[n] for n in grad], allow_unused=True)
     for name, a, b in zip(grad, found, wanted):
         if theirs[name].numel() == 0:
             continue
         if b is None or b.abs().max() <= 0.01 * tol:  # nothing but rounding
             if a is not None and a.abs().max() > tol:
-                raise Wrong(f"{what} has the right values, but a gradient reaches {name}, which it should not.")
+                raise Wrong(f"{what}: the values are right, but a gradient reaches {name}, which it should not.")
             continue
         if a is None or not a.any():
-            raise Wrong(f"{what} has the right values, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
+            raise Wrong(f"{what}: the values are right, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
         if not torch.isfinite(a).all():
-            raise Wrong(f"{what} has the right values, but its gradient with respect to {name} holds nan or inf.")
+            raise Wrong(f"{what}: the values are right, but its gradient with respect to {name} holds nan or inf.")
         if (a - b).abs().max() > 10 * tol * max(1.0, b.abs().max().item()):
-            raise Wrong(f"{what} has the right values, but not the right gradient with respect to {name}: part of the way from {name} to the result is cut.")
+            raise Wrong(f"{what}: the values are right, but not the right gradient with respect to {name}: part of the way from {name} to the result is cut.")
 
 
 def _tensors(x) -> list:

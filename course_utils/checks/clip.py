@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from ..exercises import Wrong, agree, right, same, same_learning
+from ..exercises import AnswerStopped, Wrong, agree, right, same, same_learning
 
 HINTS = {
     "patchify": [
@@ -59,8 +59,8 @@ def patchify(answer):
             lambda x, P: x.reshape(len(x), -1, x.shape[1] * P * P),
         ),
     ]
-    case = lambda B, C, H, W, P: lambda g: {"x": torch.rand(B, C, H, W, generator=g), "patch": P}
-    cases = [case(2, 3, 8, 12, 4), case(1, 3, 4, 12, 2), case(3, 2, 6, 9, 3), case(2, 1, 5, 5, 5), case(2, 3, 4, 6, 1)]
+    case = lambda B, C, H, W, P, dtype=torch.float32: lambda g: {"x": torch.rand(B, C, H, W, generator=g, dtype=dtype), "patch": P}
+    cases = [case(2, 3, 8, 12, 4), case(1, 3, 4, 12, 2), case(3, 2, 6, 9, 3), case(2, 1, 5, 5, 5), case(2, 4, 4, 6, 1), case(1, 3, 4, 2, 2, torch.float64)]
     agree(answer, brute, cases, what="the tokens", grad=("x",), suspects=suspects)
 
 
@@ -69,9 +69,9 @@ def _attend(q, k, v, mask=None, root=True, over=-1, after=False, flip=False):
     out = []
     for i in range(q.shape[-2]):
         e = (q[..., i : i + 1, :] * k).sum(-1) / (math.sqrt(q.shape[-1]) if root else 1)  # (..., T)
-        e = torch.exp(e - e.detach().amax(-1, keepdim=True))
         if mask is not None and not after:
-            e = e * (~mask[i] if flip else mask[i])
+            e = e.masked_fill(mask[i] if flip else ~mask[i], -torch.inf)
+        e = torch.exp(e - e.detach().amax(-1, keepdim=True))
         share = e / e.sum(-1, keepdim=True)
         share = share * mask[i] if mask is not None and after else share
         out.append((share[..., None] * v).sum(-2))
@@ -101,7 +101,26 @@ def attention(answer):
     agree(answer, _attend, cases, what="attention", grad=("q", "k", "v"), tol=1e-9, suspects=suspects)
     agree(answer, _attend, case(5, 4, 2, 3, dtype=torch.float32), what="attention in single precision", tol=1e-5)
     large = lambda g: {"q": 300 * torch.randn(4, 3, generator=g), "k": torch.randn(4, 3, generator=g), "v": torch.randn(4, 3, generator=g)}
+
+    def masked(g):
+        given = large(g) | {"mask": torch.ones(4, 4, dtype=torch.bool).tril()}
+        given["q"][0] = -1000 * given["k"][0]  # the only pair that row 0 has is one that fits very badly
+        return given
+
     agree(answer, _attend, large, what="attention with large scores", tol=1e-4)
+    agree(
+        answer,
+        _attend,
+        masked,
+        what="attention with large scores and a mask",
+        tol=1e-4,
+        suspects=[("a forbidden pair gets some weight where the scores are large.", _leak)],
+    )
+
+
+def _leak(q, k, v, mask, low=-100.0):
+    """Attention whose mask is a low score instead of none."""
+    return (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask, low).softmax(-1) @ v
 
 
 def _read_text(net, ids, causal=True, place=True, first=True, norm=True, project=True):
@@ -159,6 +178,18 @@ def TextTransformer(answer):
             given = ids.clone()
             same_learning(net, net(ids), _read_text(net, given), what, tol=10 * tol)
             right(torch.equal(ids, given), "the caption's numbers were changed in place: work on a copy.")
+            same(net(ids[:1]), _read_text(net, given[:1]), f"the embedding of one caption of {T} tokens", tol=tol)
+    _new_tensors(net, ids)
+
+
+def _new_tensors(net, ids):
+    """Where no device is given, tensors are made on one that holds no numbers; so forward has to name the device of ids."""
+    try:
+        with torch.device("meta"):
+            out = net(ids)
+    except (AnswerStopped, RuntimeError):
+        out = None
+    right(out is not None and out.device == ids.device, "a new tensor is not made on the device of ids (device=ids.device).")
 
 
 class _With:
@@ -198,6 +229,10 @@ def info_nce(answer):
     cases = [case(6, 5), case(4, 9), case(1, 3)]
     agree(answer, brute, cases, what="the loss", grad=("z_image", "z_text", "scale"), tol=1e-9, suspects=suspects)
     agree(answer, brute, case(6, 5, torch.float32), what="the loss in single precision", tol=1e-5)
+    sharp = lambda dtype: lambda g: case(6, 5, dtype)(g) | {"scale": torch.tensor(150.0, dtype=dtype)}
+    what = "the loss with a scale of 150"
+    agree(answer, brute, sharp(torch.float64), what=what, grad=("z_image", "z_text", "scale"), tol=1e-9)
+    agree(answer, brute, sharp(torch.float32), what=f"{what} in single precision (the exponential of that is inf)", tol=1e-5)
     plain = lambda g: case(6, 5)(g) | {"scale": 7.0}
     agree(answer, brute, plain, what="the loss with a plain number as scale", tol=1e-9)
 
@@ -220,7 +255,8 @@ def recall_at_k(answer):
     ]
     case = lambda n, k, noise: lambda g: {"similarity": noise * torch.randn(n, n, generator=g) + torch.eye(n), "k": k}
     rounded = lambda n, k: lambda g: {"similarity": torch.randint(0, 4, (n, n), generator=g).float(), "k": k}
-    cases = [case(N, k, 0.7) for k in (1, 3, 10)] + [rounded(N, 1), rounded(N, 20), case(7, 7, 0.7), case(1, 1, 0.7)]
+    close = lambda g: {"similarity": 1 + 1e-5 * torch.randn(9, 9, generator=g), "k": 4}
+    cases = [case(N, k, 0.7) for k in (1, 3, 10)] + [rounded(N, 1), rounded(N, 20), case(7, 7, 0.7), case(1, 1, 0.7), close]
     agree(answer, brute, cases, what="R@k of a random matrix", tol=1e-6, suspects=suspects)
     right(answer(torch.zeros(8, 8), 1) == 0.0, "a matrix of zeros says nothing, yet it scores above 0: a tie must count as a loss.")
 
@@ -254,7 +290,7 @@ def class_vectors(answer):
         return draw
 
     work = lambda table, prompts: answer(encoder(table), prompts)
-    cases = [case([["a", "b", "c"], ["d"], ["e", "f"], ["a", "g", "h", "b", "c"]]), case([["b"], ["a"]], torch.float32)]
+    cases = [case([["a", "b", "c"], ["d"], ["e", "f"], ["a", "g", "h", "b", "c"], ["a", "h", "h"]]), case([["b"], ["a"]], torch.float32)]
     agree(work, brute, cases, what="the class vectors", grad=("table",), tol=1e-6, suspects=suspects)
     only = case([["a", "b"]])(torch.Generator().manual_seed(0))
     same(work(**only), brute(**only), "the vector of a single class", tol=1e-6)

@@ -49,6 +49,27 @@ def _schedule(T: int = 40) -> SimpleNamespace:
 S = _schedule()
 
 
+def _long_schedule() -> SimpleNamespace:
+    """1000 small steps, as in the paper: 1 - abar is 1e-4 at the beginning, and abar 4e-5 at the end."""
+    beta = torch.cat([torch.zeros(1, dtype=torch.float64), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)])
+    return SimpleNamespace(beta=beta, abar=(1 - beta).cumprod(0), T=1000)
+
+
+LONG = _long_schedule()
+
+
+def _far(case, *names, by=100.0):
+    """The case with values in one row that are larger than any clamp."""
+
+    def draw(g):
+        given = case(g)
+        for name in names:
+            given[name][0] *= by
+        return given
+
+    return draw
+
+
 def _each(fn, times, *tensors):
     """fn(t as a number, one example of each tensor) for every example, stacked."""
     return torch.stack([fn(int(times[i]), *(v[i] for v in tensors)) for i in range(len(times))])
@@ -84,9 +105,12 @@ def q_sample(answer):
 
     for tol, cases in ((1e-10, [case(5, 3, 4, 2), case(5, 6), case(5), case(1, 3, 2, 2)]), (1e-5, [case(5, 3, 4, 2, dtype=torch.float32)])):
         agree(answer, _noised, cases, what="x_t", grad=("x0", "eps"), tol=tol, suspects=suspects)
+    late = lambda g: case(5, 6)(g) | {"t": torch.tensor([1000, 999, 2, 1, 0]), "schedule": LONG}
+    agree(answer, _noised, late, what="x_t in a schedule of 1000 steps", grad=("x0", "eps"), tol=1e-10)
+    agree(answer, _noised, _far(case(5, 3, 2), "x0", "eps"), what="x_t of a picture with large numbers", grad=("x0", "eps"), tol=1e-10)
 
 
-def _bayes(k, x0, xt, s=S):
+def _bayes(k, x0, xt, s):
     """Mean and variance of q(x_{k-1} | x_k, x_0) by adding precisions: prior from x0 to k - 1, likelihood of x_k given x_{k-1}."""
     if k == 1:
         return x0, 0.0
@@ -97,9 +121,9 @@ def _bayes(k, x0, xt, s=S):
 
 def posterior(answer):
     def brute(x0, xt, t, s, var=lambda k, v: v, swap=False):
-        mean = _each(lambda k, x, y: _bayes(k, y, x)[0] if swap else _bayes(k, x, y)[0], t, x0, xt)
+        mean = _each(lambda k, x, y: _bayes(k, y, x, s)[0] if swap else _bayes(k, x, y, s)[0], t, x0, xt)
         shape = (len(t), *[1] * (x0.ndim - 1))
-        return mean, torch.tensor([var(int(k), _bayes(int(k), 0.0, 0.0)[1]) for k in t], dtype=x0.dtype).reshape(shape)
+        return mean, torch.tensor([var(int(k), _bayes(int(k), 0.0, 0.0, s)[1]) for k in t], dtype=x0.dtype).reshape(shape)
 
     suspects = [
         ("x0 and x_t have exchanged their coefficients.", lambda *a: brute(*a, swap=True)),
@@ -108,7 +132,7 @@ def posterior(answer):
             lambda *a: brute(*a, var=lambda k, v: float(S.beta[k])),
         ),
         ("this is the standard deviation: the variance is wanted.", lambda *a: brute(*a, var=lambda k, v: math.sqrt(v))),
-        ("the variance is shifted by one step.", lambda *a: brute(*a, var=lambda k, v: _bayes(max(1, k - 1), 0.0, 0.0)[1])),
+        ("the variance is shifted by one step.", lambda *a: brute(*a, var=lambda k, v: _bayes(max(1, k - 1), 0.0, 0.0, S)[1])),
     ]
 
     def case(*shape, dtype=torch.float64):
@@ -120,7 +144,20 @@ def posterior(answer):
         }
 
     for tol, cases in ((1e-10, [case(4, 3, 2, 5), case(4, 6), case(2, 1)]), (1e-5, [case(4, 3, 2, 5, dtype=torch.float32)])):
-        agree(answer, brute, cases, what="mean and variance", grad=("x0", "xt"), tol=tol, suspects=suspects)
+        agree(answer, brute, cases, what="(mean, variance)", grad=("x0", "xt"), tol=tol, suspects=suspects)
+    agree(answer, brute, _far(case(4, 6), "x0", "xt"), what="(mean, variance) of a picture with large numbers", grad=("x0", "xt"), tol=1e-10)
+    small = lambda g: case(4, 3, 2, dtype=torch.float32)(g) | {"t": torch.tensor([1, 2, 500, 1000]), "schedule": LONG}
+    what = "(mean, variance) of single-precision pictures, where 1 - abar is 0.0001,"
+    early = [("the coefficients were looked up first and computed in the pictures' precision: 1 - abar loses its digits.", _looked_up_first)]
+    agree(answer, brute, small, what=what, tol=1e-5, suspects=early)
+
+
+def _looked_up_first(x0, xt, t, s):
+    """The posterior from tables that were rounded to the pictures' precision before the coefficients were computed."""
+    shape = (len(t), *[1] * (x0.ndim - 1))
+    beta, abar, before = (table[i].to(x0.dtype).reshape(shape) for table, i in ((s.beta, t), (s.abar, t), (s.abar, t - 1)))
+    mean = before.sqrt() * beta / (1 - abar) * x0 + (1 - beta).sqrt() * (1 - before) / (1 - abar) * xt
+    return mean, beta * (1 - before) / (1 - abar)
 
 
 def _velocity(x0, t, eps, s):
@@ -142,7 +179,8 @@ def denoising_loss(answer):
 
         out = answer(model, x0, t, eps, schedule, target)
         right(len(calls) == 1, f"the model should be called once, as model(x_t, t); it was called {len(calls)} times.")
-        right(torch.is_tensor(calls[0][1]) and calls[0][1].shape == t.shape and torch.equal(calls[0][1], t), "the model should be told t as it is.")
+        told = calls[0][1]
+        right(torch.is_tensor(told) and told.dtype == t.dtype and told.shape == t.shape and torch.equal(told, t), "the model should be told t as it is.")
         right(not torch.equal(calls[0][0], x0.detach()), "the model was shown the clean picture.")
         alike(calls[0][0], _noised(x0, t, eps, schedule).detach(), "what the model sees", 1e-5)
         return out
@@ -173,6 +211,7 @@ def denoising_loss(answer):
 
     cases = [case(target, *shape) for target in ("eps", "v") for shape in ((4, 3, 4, 5), (3, 6))]
     agree(work, loss, cases, what="the loss", grad=("x0", "eps", "weight"), tol=1e-9, suspects=suspects)
+    agree(work, loss, _far(case("eps", 4, 6), "eps"), what="the loss with one large error", grad=("weight",), tol=1e-9, suspects=suspects)
     given = case("v", 4, 3, 4, 5)(torch.Generator().manual_seed(9))
     x0, t, eps, schedule, _, weight = given.values()
     got = answer(lambda x, times: network(x, times, weight), x0, t, eps, schedule)
@@ -208,6 +247,7 @@ def ddim_step(answer):
 
     cases = [case(eta, 4, 3, 2, 5) for eta in (0.0, 1.0, 0.5)] + [case(0.7, 4, 6), case(0.0, 4, 3, 2, 5, noise=False)]
     agree(answer, _step, cases, what="x_s", grad=("x0_hat", "eps_hat"), tol=1e-9, suspects=suspects)
+    agree(answer, _step, _far(case(0.5, 4, 6), "x0_hat"), what="x_s of a picture with large numbers", grad=("x0_hat", "eps_hat", "z"), tol=1e-9)
     agree(answer, _step, case(0.5, 4, 3, 2, 5, dtype=torch.float32), what="x_s in single precision", tol=1e-5)
 
 
@@ -236,7 +276,7 @@ def ddim_sample(answer):
             guesses.append(x0)
         return x, guesses
 
-    start = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(8))
+    start, dice = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(8)), torch.get_rng_state()
     plan = [
         (12, 4, "v", 0.0, True, start),
         (12, 5, "eps", 0.0, False, None),
@@ -270,6 +310,7 @@ def ddim_sample(answer):
         plain = answer(model, (2, 3, 4), steps, _schedule(T), **(more | {"generator": torch.Generator().manual_seed(n)}))
         right(isinstance(plain, torch.Tensor), "without keep return x_0 alone.")
         same(plain, want, f"x_0 {where} without keep", tol=1e-4)
+    _on_its_device(answer)
     used = torch.Generator().manual_seed(3)
     answer(network, (2, 3), 3, _schedule(12), generator=used, start=torch.zeros(2, 3))
     right(
@@ -280,3 +321,25 @@ def ddim_sample(answer):
     right(isinstance(one, torch.Tensor) and one.shape == (1, 2), "without a schedule the lesson's own, make_schedule(), is used.")
     if torch.equal(one, answer(network, (1, 2), 3, clip=False, generator=torch.Generator().manual_seed(2))):
         raise Wrong("two generators give the same sample: x_T does not come from `generator`.")
+    right(torch.equal(torch.get_rng_state(), dice), "PyTorch's own dice were thrown or seeded: only `generator` is yours to use.")
+
+
+def _on_its_device(answer):
+    """What the model is first asked stands on the device that was named; "meta" is one without numbers, on every machine."""
+    for start in (None, torch.zeros(2, 3)):
+        seen = []
+
+        def model(x, t):
+            seen.extend([x.device.type, t.device.type])
+            raise _Asked
+
+        try:
+            answer(model, (2, 3), 3, _schedule(12), generator=torch.Generator(), device="meta", start=start)
+        except Exception as e:
+            if not seen and not isinstance(e.__cause__, _Asked):
+                raise
+        right(seen[:2] == ["meta", "meta"], "x and t reach the model on another device than `device`: on a GPU the model would stop.")
+
+
+class _Asked(Exception):
+    """Raised by a model that has seen enough."""

@@ -93,22 +93,22 @@ def low_rank(answer):
 
 
 def merged_weight(answer):
-    def draw(g):
-        shapes = {"W": (5, 7), "A": (2, 7), "B": (5, 2)}
+    def draw(g, r=2):
+        shapes = {"W": (5, 7), "A": (r, 7), "B": (5, r)}
         return {k: torch.randn(s, generator=g, dtype=torch.float64) for k, s in shapes.items()}
 
     def brute(W, A, B, alpha, strength):
         """What the layer computes on the unit vectors: column by column."""
         return W + strength * _by_hand(torch.eye(7, dtype=W.dtype), A, B, alpha).T
 
-    for alpha, strength in ((8.0, 1.0), (8.0, 0.3), (3.0, -0.5), (3.0, 0.0)):
+    for alpha, strength, r in ((8.0, 1.0, 2), (8.0, 0.3, 3), (3.0, -0.5, 2), (3.0, 0.0, 1), (5.0, 2.5, 3), (5.0, -4.0, 4)):
         suspects = [
             ("this is the update alone: W is missing.", lambda W, A, B, *_: brute(0 * W, A, B, alpha, strength)),
             ("the strength makes no difference.", lambda W, A, B, *_: brute(W, A, B, alpha, 1.0)),
-            ("the scale of the side path is missing: merged and side path must compute the same.", lambda W, A, B, *_: brute(W, A, B, 2.0, strength)),
+            ("the scale of the side path is missing: merged and side path must compute the same.", lambda W, A, B, *_: brute(W, A, B, len(A), strength)),
             ("the update is subtracted.", lambda W, A, B, *_: brute(W, A, B, alpha, -strength)),
         ]
-        case = lambda g: draw(g) | {"alpha": alpha, "strength": strength}
+        case = lambda g: draw(g, r) | {"alpha": alpha, "strength": strength}
         agree(answer, brute, case, what="the merged weight", grad=("W", "A", "B"), tol=1e-10, suspects=suspects)
     agree(answer, lambda W, A, B, alpha: brute(W, A, B, alpha, 1.0), lambda g: draw(g) | {"alpha": 8.0}, what="the merged weight without a strength", tol=1e-10)
     single = {k: v.float() for k, v in draw(torch.Generator().manual_seed(1)).items()}
@@ -121,7 +121,7 @@ class _Update(nn.Module):
     def __init__(self, rank, g):
         super().__init__()
         self.A, self.B = (nn.Parameter(torch.randn(s, generator=g, dtype=torch.float64)) for s in ((rank, 7), (5, rank)))
-        self.alpha, self.calls = 3.0, 0
+        self.alpha, self.calls = 3.0 + rank, 0
 
     def forward(self, x):
         self.calls += 1
@@ -148,7 +148,7 @@ def _use_a_layer(answer, linear, one, two, three, g):
     """One layer through every change of state: off, beside, merged, merged anew, beside, off."""
     weight = linear.weight.detach().clone()
     layer = answer(linear)
-    keys = set(layer.state_dict())
+    parameter, keys = layer.linear.weight, set(layer.state_dict())
     delta = lambda pairs: sum((w * _by_hand(torch.eye(7, dtype=torch.float64), u.A, u.B, u.alpha).T for u, w in pairs), torch.zeros(5, 7, dtype=torch.float64))
     both, other = [(one, 0.7), (two, -0.4)], [(three, 1.5)]
     xs = [torch.randn(*s, 7, generator=g, dtype=torch.float64) for s in ((), (3,), (2, 3))]
@@ -172,6 +172,9 @@ def _use_a_layer(answer, linear, one, two, three, g):
             isinstance(layer.linear.weight, nn.Parameter) and layer.linear.weight.is_leaf,
             "the weight should stay a parameter: change its numbers under no_grad, as with copy_.",
         )
+        right(layer.linear.weight is parameter, f"{state}, the weight is a new parameter: it should stay the same one, with other numbers in it (copy_).")
+        if not merged:
+            right(layer.kept is None, f"{state}, nothing is merged, but `kept` is not None.")
         if not merged or not pairs:
             right(
                 torch.equal(layer.linear.weight, weight),
@@ -189,6 +192,18 @@ def _use_a_layer(answer, linear, one, two, three, g):
             right(before == [u.calls for u, _ in pairs], "a merged layer still computes its side paths: they are in the weight already.")
         else:
             _gradients(layer, pairs, xs[1], weight, where)
+    with torch.no_grad():
+        parameter += 1  # as when other weights are loaded
+    anew = parameter.detach().clone()
+    layer.switch(list(both), True)
+    same(layer.linear.weight.detach(), anew + delta(both).detach(), "the merged weight after other numbers were loaded into the base", tol=1e-10)
+    layer.switch([])
+    right(
+        torch.equal(layer.linear.weight, anew),
+        "after other numbers were loaded into the base, undoing a merge brings an older weight back: copy it at each merge.",
+    )
+    with torch.no_grad():
+        parameter.copy_(weight)
 
 
 def _gradients(layer, pairs, x, weight, where):

@@ -115,12 +115,14 @@ def RowLSTM(answer):
         ("the state of the row above is not used.", dict(wide=False)),
     ]
     g = torch.Generator().manual_seed(7)
-    for width, B, H, W in ((5, 3, 4, 6), (3, 2, 1, 5), (4, 1, 6, 1)):
+    for width, B, H, W in ((5, 3, 4, 6), (3, 2, 1, 5), (4, 1, 6, 1), (3, 2, 14, 3)):
         net = answer(width).double()
         right(isinstance(net, nn.Module), "RowLSTM should stay an nn.Module.")
         with torch.no_grad():
             for p in net.parameters():
                 p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.5)
+            if H > 10:
+                net.i2s.bias += 3  # gates wide open: the memory adds up from row to row
         case = lambda g: {"x": torch.bernoulli(torch.full((B, 1, H, W), 0.4), generator=g).double()}
         bound = [(m, lambda x, how=how: _rows(net, x, **how)) for m, how in suspects] if H > 1 and W > 1 else []
         agree(net, lambda x: _rows(net, x), case, what=f"the logits of {H}×{W} pictures", grad=("x",), tol=1e-9, suspects=bound)
@@ -140,12 +142,14 @@ def skew(answer):
         ("row r moves by 2 r places.", lambda x: brute(x, step=2)),
     ]
     case = lambda *shape, dtype=torch.float64: lambda g: {"x": torch.rand(shape, generator=g, dtype=dtype) + 1}
-    cases = [case(4, 5), case(2, 3, 5, 3), case(3, 1), case(2, 4, 6, dtype=torch.float32)]
+    cases = [case(4, 5), case(2, 3, 5, 3), case(3, 1), case(2, 4, 6, dtype=torch.float32), case(2, 1, 3, 4, 3)]
     agree(answer, brute, cases, what="the skewed picture", grad=("x",), tol=1e-9, suspects=suspects)
     agree(answer, brute, case(1, 4), what="the skewed picture of one row", tol=1e-9)
     whole = torch.arange(1, 13).reshape(3, 4)
     got = answer(whole)
     right(isinstance(got, torch.Tensor) and got.dtype == torch.int64, "whole numbers should stay whole numbers.")
+    yes = answer(whole > 5)
+    right(isinstance(yes, torch.Tensor) and yes.dtype == torch.bool, "a picture of True and False should stay one.")
 
 
 def sample(answer):
@@ -193,6 +197,16 @@ def sample(answer):
     if isinstance(got, torch.Tensor) and got.shape == start.shape:
         right(torch.equal(got[..., upper], start[..., upper]), "known pixels must keep their values.")
     same(got, chain(u, start, upper, 1.0), "the completed picture", "Only pixels where known is False are drawn.")
+    places = torch.tensor([1, 2, 7, 11, 12, 13, 18]), torch.arange(H * W)
+    spots = torch.isin(places[1], places[0]).reshape(H, W)  # known pixels behind unknown ones
+    same(
+        answer(net, u, start, spots),
+        chain(u, start, spots, 1.0),
+        "the picture completed between scattered pixels",
+        "Only pixels where known is False are drawn.",
+    )
+    same(answer(net, u, start), chain(u, start, nothing, 1.0), "the sample on a page that is given, but with nothing known")
+    same(answer(net, u, temperature=0.3), chain(u, torch.zeros_like(u), nothing, 0.3), "the sample from nothing at temperature 0.3")
     same(
         answer(net, u, start, upper, 0.3),
         chain(u, start, upper, 0.3),

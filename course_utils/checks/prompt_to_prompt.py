@@ -99,7 +99,12 @@ def reweight(answer):
     def case(B, heads, N, T):
         return lambda g: {"maps": _maps(g, B, heads, N, T), "scale": torch.randn(B, T, generator=g, dtype=torch.float64) * 2}
 
-    cases = [case(3, 2, 4, 5), case(5, 5, 5, 5), case(1, 3, 2, 4)]
+    def loud(g):
+        given = case(3, 2, 4, 5)(g)
+        given["scale"][0] *= 100
+        return given
+
+    cases = [case(3, 2, 4, 5), case(5, 5, 5, 5), case(1, 3, 2, 4), loud]
     agree(answer, brute, cases, what="the re-weighted maps", grad=("maps", "scale"), tol=1e-9, suspects=suspects)
 
 
@@ -141,12 +146,13 @@ def Controller(answer):
         source=torch.tensor([0, 0, 1, 0]), A=A, keep=keep, scale=scale, words=torch.tensor([0.0, 0.5, 0.75, 1.0]), itself=torch.tensor([0.0, 0.25, 0.5, 0.75])
     )
     controller = answer(**fields)
+    before = {k: v.clone() for k, v in fields.items()}
 
     def work(maps, to_words, done):
         controller.done = done
         out = controller(maps, to_words)
         right(
-            controller.done == done and torch.equal(controller.scale, scale) and torch.equal(controller.A, A),
+            controller.done == done and all(torch.equal(getattr(controller, k), v) for k, v in before.items()),
             "the controller changed its own fields while it worked.",
         )
         return out
@@ -240,6 +246,8 @@ def local_blend(answer):
 
     cases = [case(0.3), case(0.6), case(0.9), case(0.4, B=2, C=1, H=5, W=7), case(0.5, dtype=torch.float32)]
     agree(answer, blend, cases, what="the blended latent", grad=("z", "z_source"), suspects=suspects)
+    each = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64).reshape(3, 1, 1, 1)
+    agree(answer, blend, case(each), what="the blended latent with a threshold for each row, (B, 1, 1, 1),", grad=("z", "z_source"))
     default = lambda g: {k: v for k, v in case(0.4)(g).items() if k != "threshold"}
     agree(answer, lambda z, o, h: blend(z, o, h, 0.4), default, what="the blended latent without a threshold (0.4)", suspects=[])
 
@@ -278,3 +286,10 @@ def inversion_step(answer):
 
     for tol, cases in ((1e-9, [case(4, 3, 2, 5), case(4, 6), case(4)]), (1e-4, [case(4, 3, 2, 5, dtype=torch.float32)])):
         agree(answer, step, cases, what="z_s", grad=("zt", "eps"), tol=tol, suspects=suspects)
+
+    def large(g):
+        given = case(4, 6)(g)
+        given["zt"][1] *= 100
+        return given
+
+    agree(answer, step, large, what="z_s of a latent with large numbers", grad=("zt", "eps"), tol=1e-9)

@@ -57,7 +57,12 @@ def reparameterise(answer):
     def case(shape, front=(), dtype=torch.float64):
         return lambda g: _numbers(g, dtype, mu=shape, logvar=shape, eps=(*front, *shape))
 
-    cases = [case((4, 3)), case((2, 5), (6,)), case((3, 2), (4, 5)), case((4, 3), dtype=torch.float32)]
+    def far(g):
+        given = case((4, 3))(g)
+        given["logvar"][0] = torch.tensor([-50.0, 45.0, 60.0])  # any real number, in one row
+        return given
+
+    cases = [case((4, 3)), case((2, 5), (6,)), case((3, 2), (4, 5)), case((4, 3), dtype=torch.float32), far]
     want = lambda mu, logvar, eps: mu + torch.sqrt(torch.exp(logvar)) * eps
     agree(answer, want, cases, what="z", grad=("mu", "logvar", "eps"), tol=1e-6, suspects=suspects)
 
@@ -79,7 +84,15 @@ def kl_divergence(answer):
     def case(*shape, dtype=torch.float64):
         return lambda g: _numbers(g, dtype, mu=shape, logvar=shape)
 
-    cases = [case(4, 3), case(2, 4, 3, 5), case(1, 6), case(3, 5, dtype=torch.float32)]
+    def far(at):
+        def draw(g):
+            given = case(4, 3)(g)
+            given["logvar"][1] = torch.tensor([at, -1.0, 0.5])
+            return given
+
+        return draw
+
+    cases = [case(4, 3), case(2, 4, 3, 5), case(1, 6), case(3, 5, dtype=torch.float32), far(-40.0), far(25.0)]
     agree(answer, brute, cases, what="the KL", grad=("mu", "logvar"), tol=1e-6, suspects=suspects)
     same(answer(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(2), "the KL of a code that says nothing")
 
@@ -133,8 +146,8 @@ def elbo(answer):
         ("the third answer is the KL itself, without beta.", lambda *a: bound(*a, third=lambda kl, beta: beta * kl)),
         ("beta weighs the rebuilding: it belongs to the KL.", lambda *a: bound(*a, of=lambda fit, kl, mu, beta: beta * fit - kl)),
     ]
-    for beta in (3.0, 0.5, 1.0):
-        cases = [_model_case(beta=beta), _model_case((5,), beta=beta), _model_case(dtype=torch.float32, beta=beta)]
+    for beta in (3.0, 0.5, 1.0, 0.0):
+        cases = [_model_case(beta=beta), _model_case((5,), beta=beta), _model_case((2, 3), beta=beta), _model_case(dtype=torch.float32, beta=beta)]
         grad = ("A", "M", "shift", "x", "eps")
         agree(work, bound, cases, what=f"(bound, log p(x|z), KL) with beta = {beta:g}", grad=grad, tol=1e-5, suspects=suspects if beta != 1 else suspects[:3])
     agree(work, bound, _model_case(), what="(bound, log p(x|z), KL) without beta", tol=1e-6)
@@ -185,12 +198,13 @@ class _Net(nn.Module):
 
     latent = 3
 
-    def __init__(self, seed):
+    def __init__(self, seed, wide=0.0):
         super().__init__()
         g = torch.Generator().manual_seed(seed)
         self.encoder, self.decoder = nn.Linear(5, 6).double(), nn.Linear(3, 5).double()
         for p in self.parameters():
             p.data.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.5)
+        self.encoder.bias.data[3:] += wide  # wide codes: a high price with a steep gradient
 
     def encode(self, x):
         return self.encoder(x).chunk(2, -1)
@@ -256,9 +270,10 @@ def _told_apart(answer, x, seed):
 
 
 def train_step(answer):
-    rounds = ((lambda p: torch.optim.Adam(p, lr=0.05), 1.0), (lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9), 0.25))
-    for seed, (make, beta) in enumerate(rounds):
-        mine, theirs = _Net(1), _Net(1)
+    sgd = lambda lr: lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9)
+    rounds = ((lambda p: torch.optim.Adam(p, lr=0.05), 1.0, 0.0), (sgd(0.3), 0.25, 0.0), (sgd(1e-4), 1.0, 8.0))
+    for seed, (make, beta, wide) in enumerate(rounds):
+        mine, theirs = _Net(1, wide), _Net(1, wide)
         my_optimiser, their_optimiser = make(mine.parameters()), make(theirs.parameters())
         ours, others = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
         for step in range(3):
@@ -266,7 +281,7 @@ def train_step(answer):
             if step == 0:  # gradients left over from something else must not count
                 for p in mine.parameters():
                     p.grad = torch.full_like(p, 10.0)
-            before = copy.deepcopy(mine.state_dict())
+            before, dice = copy.deepcopy(mine.state_dict()), torch.get_rng_state()
             got = answer(mine, my_optimiser, x, ours, beta)
             want = _by_hand(theirs, their_optimiser, x, others, beta)
             where = f"step {step + 1} with beta = {beta:g}"
@@ -287,4 +302,6 @@ def train_step(answer):
                 if cause := _told_apart(answer, x, seed):
                     raise Wrong(cause) from None
                 raise
+            right(torch.equal(torch.get_rng_state(), dice), "PyTorch's own dice were thrown or seeded: only `generator` is yours to use.")
+            right(mine.training, "the step leaves the model in another mode (eval) than it found it in.")
             right(torch.equal(ours.get_state(), others.get_state()), f"in {where} the generator should give one draw of shape (B, latent), and nothing else.")

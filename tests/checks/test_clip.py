@@ -83,7 +83,7 @@ class Reader(clip.TextTransformer):
     """A right text Transformer whose parts the wrong ones below replace."""
 
     def mask(self, T):
-        return torch.ones(T, T, dtype=torch.bool).tril()
+        return torch.ones(T, T, dtype=torch.bool, device=self.position.device).tril()
 
     def start(self, ids):
         return F.embedding(ids, self.token.weight) + self.position[None, : ids.shape[1]]
@@ -98,7 +98,14 @@ class Reader(clip.TextTransformer):
         z = self.start(ids)
         for block in self.blocks:
             z = block(z, self.mask(ids.shape[1]))
-        return self.leave(z, torch.arange(len(ids)), self.place(ids))
+        return self.leave(z, torch.arange(len(ids), device=ids.device), self.place(ids))
+
+
+class CropsAtTheEnd(Reader):
+    """Right, too: caption by caption, without what stands behind <end>."""
+
+    def forward(self, ids):
+        return torch.cat([super(CropsAtTheEnd, self).forward(row[None, : row.tolist().index(self.end) + 1]) for row in ids])
 
 
 class LooksAhead(Reader):
@@ -173,6 +180,16 @@ class ProjectionDetached(Reader):
         return F.linear(self.norm_out(z[rows, at]), self.project.weight.detach())
 
 
+class ForgetsTheDevice(Reader):
+    def place(self, ids):
+        return super().place(ids) + torch.zeros(len(ids), dtype=torch.int64)
+
+
+class OneIsNone(Reader):
+    def leave(self, z, rows, at):
+        return super().leave(z, rows, at).squeeze()
+
+
 class EndIsThree(Reader):
     def place(self, ids):
         return (ids == 3).int().argmax(1)
@@ -194,29 +211,55 @@ WRONG["TextTransformer"] = {
     "projection detached": ProjectionDetached,
     "end is three": EndIsThree,
     "spoils its input": SpoilsIds,
+    "forgets the device": (ForgetsTheDevice, "device"),
+    "one caption without its axis": (OneIsNone, "of one caption|shape"),
 }
+
+
+def exponentials(logits):
+    e = logits.exp()
+    return -((e.diagonal() / e.sum(1)).log() + (e.diagonal() / e.sum(0)).log()).mean() / 2
+
+
+def low_scores(q, k, v, mask=None, low=-100.0):
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    return (scores if mask is None else scores.masked_fill(~mask, low)).softmax(-1) @ v
+
+
 _kept = {}
 WRONG["info_nce"] |= {
     "cached": lambda a, b, s: _kept.setdefault((a.shape, a.dtype), clip.info_nce(a, b, s)),
     "one length for the batch": lambda a, b, s: nce(a / a.norm(), b / b.norm(), s, unit=False),
     "text detached": lambda a, b, s: nce(a, b.detach(), s),
     "in place": lambda a, b, s: nce(a.div_(a.norm(dim=-1, keepdim=True)), b, s, unit=False),
+    "scale clamped": (lambda a, b, s: nce(a, b, s.clamp(max=100)), "scale of 150"),
+    "plain exponential": (lambda a, b, s: exponentials(s * F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T), "is inf"),
     "single precision": lambda a, b, s: nce(a.float(), b.float(), s if isinstance(s, float) else s.float()),
 }
 WRONG["attention"] |= {
     "only two leading axes": lambda q, k, v, mask=None: torch.einsum("bhij,bhjd->bhid", clip.attention(q, k, torch.eye(k.shape[-2]).to(k), mask), v),
     "unstable": lambda q, k, v, mask=None: (lambda e: e / e.sum(-1, keepdim=True) @ v)((q @ k.mT / q.shape[-1] ** 0.5).exp() * (1 if mask is None else mask)),
+    "a low score for a mask": (low_scores, "gets some weight"),
+    "scores clamped": (
+        lambda q, k, v, mask=None: (q @ k.mT / q.shape[-1] ** 0.5).clamp(-60, 60).softmax(-1) @ v if mask is None else clip.attention(q, k, v, mask),
+        "large",
+    ),
     "mask transposed": lambda q, k, v, mask=None: clip.attention(q, k, v, None if mask is None else mask.T),
 }
 WRONG["recall_at_k"] |= {
+    "half precision": lambda s, k: clip.recall_at_k(s.half(), k),
     "k plus one": lambda s, k: clip.recall_at_k(s, k + 1),
     "topk with ties": lambda s, k: (s.topk(k).indices == torch.arange(len(s))[:, None]).any(1).float().mean().item(),
 }
 WRONG["patchify"] |= {
     "rows and columns": lambda x, p: rearrange(x, "b c (h p) (w q) -> b (h w) (c q p)", p=p, q=p),
     "detached": lambda x, p: clip.patchify(x, p).detach(),
+    "single precision": (lambda x, p: clip.patchify(x.float(), p), "dtype"),
+    "three colours": (lambda x, p: clip.patchify(x[:, :3], p), "shape"),
 }
 WRONG["class_vectors"] |= {
+    "each prompt once": lambda e, p: clip.class_vectors(e, [list(dict.fromkeys(q)) for q in p]),
+    "one class without its axis": (lambda e, p: clip.class_vectors(e, p).squeeze(), "shape"),
     "unit before mean only": lambda e, p: torch.stack([F.normalize(e(q), dim=-1).mean(0) for q in p]),
     "one by one": lambda e, p: torch.stack([F.normalize(torch.stack([e(w) for w in q]).mean(0), dim=-1) for q in p]),
     "detached": lambda e, p: clip.class_vectors(e, p).detach(),
@@ -229,6 +272,7 @@ RIGHT = {
     ],
     "attention": [
         lambda q, k, v, mask=None: F.scaled_dot_product_attention(q, k, v, mask),
+        lambda q, k, v, mask=None: low_scores(q, k, v, mask, low=-1e9),
         lambda q, k, v, mask=None: torch.einsum(
             "...ij,...jd->...id",
             torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT + (0 if mask is None else torch.zeros(mask.shape).to(q).masked_fill(~mask, float("-inf"))), -1),
@@ -243,6 +287,10 @@ RIGHT = {
     "recall_at_k": [lambda s, k: sum(int((row >= row[i]).sum()) - 1 < k for i, row in enumerate(s)) / len(s)],
     "class_vectors": [lambda e, p: F.normalize(torch.stack([e(list(q)).sum(0) for q in p]), dim=1)],
 }
+
+
+RIGHT["TextTransformer"].append(CropsAtTheEnd)
+RIGHT["recall_at_k"].append(lambda s, k: ((s >= s.diagonal()[:, None]).sum(1) <= k).float().mean().item())
 
 
 @every({name: list(kinds.values()) for name, kinds in WRONG.items()})

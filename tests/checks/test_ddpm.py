@@ -101,7 +101,7 @@ def ddim_always_wants_noise(xt, x0_hat, eps_hat, t, s, schedule, eta=0.0, z=None
     return ddpm.ddim_step(xt, x0_hat, eps_hat, t, s, schedule, eta, z) + 0 * z
 
 
-def sampler(levels=None, jump=None, told=None, fresh=None, result=None):
+def sampler(levels=None, jump=None, told=None, fresh=None, result=None, moved=True):
     """A sampler with one part replaced: levels(T, steps), jump(x, x0, eps, t, s, schedule, eta, z), told(t), fresh(shape, generator, eta), result(x, guesses, keep)."""
     levels = levels or (lambda T, steps: torch.linspace(T, 0, steps + 1).round().long().unique().flip(0))
     fresh = fresh or (lambda shape, g, eta: torch.randn(shape, generator=g) if eta else None)
@@ -110,10 +110,10 @@ def sampler(levels=None, jump=None, told=None, fresh=None, result=None):
     @torch.no_grad()
     def run(model, shape, steps=50, schedule=None, target="v", eta=0.0, clip=True, generator=None, device="cpu", start=None, keep=False):
         schedule = schedule or ddpm.make_schedule()
-        x, guesses = torch.randn(shape, generator=generator) if start is None else start, []
+        x, guesses = (torch.randn(shape, generator=generator) if start is None else start).to(device if moved else "cpu"), []
         times = levels(schedule.T, steps)
         for now, then in zip(times[:-1], times[1:]):
-            t, s = now.expand(len(x)), then.expand(len(x))
+            t, s = now.to(x.device).expand(len(x)), then.to(x.device).expand(len(x))
             x0, eps = ddpm.split(model(x, told(t) if told else t), x, t, schedule, target, clip)
             x = (jump or ddpm.ddim_step)(x, x0, eps, t, s, schedule, eta, fresh(shape, generator, eta))
             guesses.append(x0)
@@ -134,6 +134,20 @@ def in_place_start(model, shape, *args, start=None, **more):
     return out
 
 
+def seeds_all(model, shape, *args, generator=None, **more):
+    torch.manual_seed(0)
+    return ddpm.ddim_sample(model, shape, *args, generator=generator, **more)
+
+
+def looked_up_first(x0, xt, t, s):
+    beta, abar, before = (at(table, t, xt) for table in (s.beta, s.abar, s.abar.roll(1)))
+    return before.sqrt() * beta / (1 - abar) * x0 + (1 - beta).sqrt() * (1 - before) / (1 - abar) * xt, beta * (1 - before) / (1 - abar)
+
+
+def step_with_fixed_noise(x, a, e, t, s, c, eta=0.0, z=None):
+    return ddpm.ddim_step(x, a, e, t, s, c, eta, None if z is None else z.detach())
+
+
 def endless(model, shape, steps=50, schedule=None, **more):
     t = schedule.T if schedule else 1
     while t > 0:
@@ -147,6 +161,8 @@ WRONG = {
         (q_off_by_one, "too early"),
         (q_swapped, "exchanged"),
         (q_of_first_t_only, "first one's t"),
+        (lambda x, t, e, s: q_sample(x.clamp(-4, 4), t, e, s), "large numbers"),
+        (lambda x, t, e, s: at(s.abar.clamp(min=1e-3), t, x).sqrt() * x + (1 - at(s.abar.clamp(min=1e-3), t, x)).sqrt() * e, "1000 steps"),
         (lambda x, t, e, s: q_sample(x, t, e.detach(), s), "no gradient reaches eps"),
         (lambda x, t, e, s: q_sample(x, t, e, s).float(), "dtype"),
         (lambda x, t, e, s: x.mul_(at(s.abar, t, x).sqrt()) + (1 - at(s.abar, t, x)).sqrt() * e, "changes its argument x"),
@@ -158,6 +174,8 @@ WRONG = {
         (posterior_swapped, "exchanged"),
         (posterior_in_single_precision, "off by|dtype"),
         (posterior_without_variance, "should be 2 values"),
+        (looked_up_first, "looked up first"),
+        (lambda x, y, t, s: ddpm.posterior(x.clamp(-5, 5), y, t, s), "large numbers"),
         (lambda x, y, t, s: ddpm.posterior(x, y, (t - 1).clamp(min=1), s), "off by"),
         (lambda x, y, t, s: ddpm.posterior(x, y.detach(), t, s), "no gradient reaches xt"),
         (lambda x, y, t, s: (ddpm.posterior(x, y, t, s)[0], ddpm.posterior(x, y, t, s)[1].flatten()), "shape"),
@@ -170,6 +188,11 @@ WRONG = {
         (lambda m, x, t, e, s, target="eps": ddpm.denoising_loss(m, x, t, e, s, target), "without a target"),
         (lambda m, x, t, e, s, target="v": F.l1_loss(m(q_sample(x, t, e, s), t), e if target == "eps" else velocity(x, t, e, s)), "absolute"),
         (lambda m, x, t, e, s, target="v": ddpm.denoising_loss(lambda y, u: m(y, u / s.T), x, t, e, s, target), "told t as it is"),
+        (lambda m, x, t, e, s, target="v": ddpm.denoising_loss(lambda y, u: m(y, u.float()), x, t, e, s, target), "told t as it is"),
+        (
+            lambda m, x, t, e, s, target="v": 20 * F.smooth_l1_loss(m(q_sample(x, t, e, s), t), e if target == "eps" else velocity(x, t, e, s), beta=10.0),
+            "large",
+        ),
         (lambda m, x, t, e, s, target="v": ddpm.denoising_loss(lambda y, u: (m(y, u) + m(y, u)) / 2, x, t, e, s, target), "called 2 times"),
         (lambda m, x, t, e, s, target="v": ddpm.denoising_loss(m, x.detach(), t, e, s, target), "no gradient reaches x0"),
         (lambda m, x, t, e, s, target="v": ddpm.denoising_loss(m, x, t[:1].expand_as(t), e, s, target), "told t|off by"),
@@ -180,6 +203,8 @@ WRONG = {
         (ddim_noise_piles_up, "piles up"),
         (ddim_eta_not_squared, "squared"),
         (ddim_always_wants_noise, "stopped with TypeError"),
+        (step_with_fixed_noise, "no gradient reaches z"),
+        (lambda x, a, e, t, s, c, eta=0.0, z=None: ddpm.ddim_step(x, a.clamp(-5, 5), e, t, s, c, eta, z), "large numbers"),
         (lambda x, a, e, t, s, c, eta=0.0, z=None: ddpm.ddim_step(x, e, a, t, s, c, eta, z), "exchanged"),
         (lambda x, a, e, t, s, c, eta=0.0, z=None: ddpm.ddim_step(x, a, e.detach(), t, s, c, eta, z), "no gradient reaches eps_hat"),
         (lambda x, a, e, t, s, c, eta=0.0, z=None: ddpm.ddim_step(x, a, e, t[:1].expand_as(t), s, c, eta, z), "off by"),
@@ -201,6 +226,8 @@ WRONG = {
         (sampler(result=lambda x, guesses, keep: (x, guesses[::-1]) if keep else x), "guesses"),
         (with_gradient, "collect gradients"),
         (in_place_start, "changes its argument start"),
+        (sampler(moved=False), "another device"),
+        (seeds_all, "own dice"),
         (endless, "never ends"),
     ],
 }

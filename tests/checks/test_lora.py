@@ -144,12 +144,43 @@ class SharedState(Variant):
 
 
 class NewWeight(Variant):
-    """Right, too: a new parameter instead of new numbers in the old one."""
+    """A new parameter instead of new numbers in the old one: whoever holds the old one is left behind."""
 
     def restore(self):
         if self.kept is not None:
             self.linear.weight = nn.Parameter(self.kept, requires_grad=False)
         self.kept = None
+
+
+class KeepsForever(Variant):
+    """The copy is made at the first merge and never given up."""
+
+    def keep(self):
+        if self.kept is None:
+            self.kept = self.linear.weight.clone()
+
+    def restore(self):
+        if self.kept is not None:
+            self.linear.weight.copy_(self.kept)
+
+
+class OriginalWeight(Variant):
+    """Undoes a merge with a copy from the beginning, not from before the merge."""
+
+    def __init__(self, linear):
+        super().__init__(linear)
+        self.first = linear.weight.detach().clone()
+
+    def restore(self):
+        if self.kept is not None:
+            self.linear.weight.copy_(self.first)
+        self.kept = None
+
+
+class FirstAlpha(Variant):
+    def add(self, pairs):
+        for u, w in pairs:
+            self.linear.weight += w * pairs[0][0].alpha / len(u.A) * u.B @ u.A
 
 
 class Counted(Variant):
@@ -191,6 +222,9 @@ WRONG = {
         (lambda W, A, B, alpha, strength=1.0: W + strength * alpha / len(A) * (B @ A).detach(), "no gradient reaches A"),
         (lambda W, A, B, alpha, strength=1.0: W + strength * alpha / len(A) * (B @ A).abs(), "off by"),
         (no_default, "without a strength"),
+        (lambda W, A, B, alpha, strength=1.0: W + strength * alpha / 2 * (B @ A), "off by"),
+        (lambda W, A, B, alpha, strength=1.0: W + min(strength, 1.0) * alpha / len(A) * (B @ A), "off by|makes no difference"),
+        (lambda W, A, B, alpha, strength=1.0: W + max(strength, -1.0) * alpha / len(A) * (B @ A), "off by"),
     ],
     "LoRALinear": [
         (NeverRestores, "after those two|bit for bit"),
@@ -203,7 +237,11 @@ WRONG = {
         (Detaches, "gradient"),
         (InPlace, "changes its argument x"),
         (Tracked, "frozen|leaf"),
-        (SharedState, "another one|bit for bit"),
+        (SharedState, "another one|bit for bit|not None"),
+        (NewWeight, "new parameter"),
+        (KeepsForever, "not None"),
+        (OriginalWeight, "older weight"),
+        (FirstAlpha, "two merged updates"),
     ],
     "largest_rank": [
         (lambda shapes, budget: budget // sum(n * m for n, m in shapes), "full matrix"),
@@ -236,7 +274,7 @@ RIGHT = {
         lambda W, A, B, alpha, strength=1.0: torch.addmm(W, B, A, alpha=strength * alpha / A.shape[0]),
         lambda W, A, B, alpha, strength=1.0: W + sum(torch.outer(B[:, k], A[k]) for k in range(len(A))) * (strength * alpha / len(A)),
     ],
-    "LoRALinear": [Variant, NewWeight, Counted],
+    "LoRALinear": [Variant, Counted],
     "largest_rank": [lambda shapes, budget: max(r for r in range(min(map(min, shapes)) + 1) if r * sum(map(sum, shapes)) <= budget)],
     "stack": [
         lambda parts, w: (

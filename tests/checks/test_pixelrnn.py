@@ -212,6 +212,17 @@ class ChangesInput(Rows):
         return self.first(x.mul_(2).sub_(1))
 
 
+class BoundedMemory(Rows):
+    def step(self, row, h, c):
+        h, c = super().step(row, h, c)
+        return h, c.clamp(-3, 3)
+
+
+class FeaturesDetached(Rows):
+    def leave(self, e, states):
+        return super().leave(e.detach(), states)
+
+
 class TwoDirections(Rows):
     """Right, too: with torch's own cell, one column after the other."""
 
@@ -239,6 +250,21 @@ def skew_of_floats(x):
 
 def sample_at_most(net, u, x=None, known=None, temperature=1.0):
     return _walk(net, u - 1e-7, x, known, temperature)
+
+
+def sample_from_the_first_gap(net, u, x=None, known=None, temperature=1.0):
+    """Draws everything behind the first unknown pixel."""
+    if known is not None:
+        known = known.flatten().cumprod(0).bool().reshape(known.shape)
+    return _walk(net, u, x, known, temperature)
+
+
+def sample_leading_known_only(net, u, x=None, known=None, temperature=1.0):
+    """Takes rows as known or unknown as a whole, but for the first row with a gap."""
+    if known is not None:
+        row = int((~known.all(1)).int().argmax())
+        known = torch.cat([known[: row + 1], known[row + 1 :] & known[row + 1 :].all(1, keepdim=True)])
+    return _walk(net, u, x, known, temperature)
 
 
 WRONG = {
@@ -273,6 +299,8 @@ WRONG = {
         (Truncated, "gradient"),
         (Remembers, "first call's result"),
         (ChangesInput, "changes its argument x"),
+        (BoundedMemory, "14×3"),
+        (FeaturesDetached, "gradient"),
     ],
     "skew": [
         skew_wraps,
@@ -283,6 +311,8 @@ WRONG = {
         (skew_in_place, "changes its argument x"),
         (skew_of_floats, "dtype"),
         (lambda x: pixelrnn.skew(x.flip(-1)), "off by"),
+        (lambda x: pixelrnn.skew(x) if x.ndim < 5 else pixelrnn.skew(x.flatten(0, 1)), "shape"),
+        (lambda x: pixelrnn.skew(x) if x.dtype != torch.bool else pixelrnn.skew(x.float()), "True and False"),
     ],
     "sample": [
         (sample_all_at_once, "empty page"),
@@ -292,6 +322,10 @@ WRONG = {
         (sample_without_context, "context"),
         (sample_in_place, "changes its argument x"),
         (sample_at_most, "equals the probability"),
+        (sample_from_the_first_gap, "scattered"),
+        (sample_leading_known_only, "scattered"),
+        (lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u, x, known, 1.0 if known is None else temperature), "from nothing at temperature"),
+        (lambda net, u, x=None, known=None, temperature=1.0: x if x is not None and known is None else _walk(net, u, x, known, temperature), "nothing known"),
         (lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u[:1].expand_as(u), x, known, temperature), "sample"),
         (lambda net, u, x=None, known=None, temperature=1.0: _walk(net, torch.rand_like(u), x, known, temperature), "sample|first pixel"),
     ],
@@ -304,7 +338,12 @@ RIGHT = {
     ],
     "RowLSTM": [Rows, TwoDirections],
     "skew": [skew_with_a_loop],
-    "sample": [lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u, x, known, temperature)],
+    "sample": [
+        lambda net, u, x=None, known=None, temperature=1.0: _walk(net, u, x, known, temperature),
+        lambda net, u, x=None, known=None, temperature=1.0: torch.cat(
+            [pixelrnn.sample(net, u[b : b + 1], None if x is None else x[b : b + 1], known, temperature) for b in range(len(u))]
+        ),
+    ],
 }
 
 

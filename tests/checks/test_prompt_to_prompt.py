@@ -148,6 +148,11 @@ def inversion_from_clean(zt, eps, t, s, schedule):
     return at(schedule.abar, s, zt).sqrt() * zt + (1 - at(schedule.abar, s, zt)).sqrt() * eps
 
 
+def inversion_clamped(zt, eps, t, s, schedule):
+    now, then = at(schedule.abar, t, zt), at(schedule.abar, s, zt)
+    return then.sqrt() * ((zt - (1 - now).sqrt() * eps) / now.sqrt()).clamp(-5, 5) + (1 - then).sqrt() * eps
+
+
 class Rowwise(p2p.Controller):
     """A right controller that goes row by row; the wrong ones below replace its parts."""
 
@@ -222,6 +227,13 @@ class CountsSteps(Rowwise):
         return super().__call__(maps, to_words)
 
 
+class WearsOut(Rowwise):
+    def __call__(self, maps, to_words):
+        out = super().__call__(maps, to_words)
+        self.words = self.words - 1e-6
+        return out
+
+
 class CutsGradients(Rowwise):
     def __call__(self, maps, to_words):
         return super().__call__(maps, to_words).detach()
@@ -249,6 +261,7 @@ WRONG = {
         (lambda m, s: m * s[:, None, None].detach(), "no gradient reaches scale"),
         (lambda m, s: m.mul_(s[:, None, None]), "changes its argument m"),
         (lambda m, s: m * s[:1, None, None], "first row"),
+        (lambda m, s: m * s[:, None, None].clamp(-8, 8), "off by"),
     ],
     "Controller": [
         (OneStepTooMany, "one step too many"),
@@ -261,6 +274,7 @@ WRONG = {
         (InPlaceRows, "changes its argument maps"),
         (CountsSteps, "off by|own fields|one step"),
         (CutsGradients, "no gradient flows"),
+        (WearsOut, "own fields"),
     ],
     "mapper": [
         mapper_by_position,
@@ -279,6 +293,9 @@ WRONG = {
         (blend_absolute_threshold, "heat itself"),
         (blend_softly, "off by"),
         (blend_nearest, "repeating pixels"),
+        (lambda z, o, h, threshold=0.4: p2p.local_blend(z, o, h, float(threshold)), "stopped with"),
+        (lambda z, o, h, threshold=0.4: p2p.local_blend(z, o, h, threshold[:1] if torch.is_tensor(threshold) else threshold), "each row"),
+        (lambda z, o, h, threshold=0.4: torch.where(enlarged(h, z) > threshold * enlarged(h, z).amax(3, keepdim=True), z, o), "off by"),
         (lambda z, o, h, threshold=0.5: p2p.local_blend(z, o, h, threshold), "without a threshold"),
         (lambda z, o, h, threshold=0.4: p2p.local_blend(z.detach(), o, h, threshold), "no gradient reaches z"),
     ],
@@ -288,6 +305,7 @@ WRONG = {
         (inversion_without_roots, "roots are missing"),
         (inversion_divides_by_noise, "nan"),
         (inversion_from_clean, "clean picture"),
+        (inversion_clamped, "large numbers"),
         (lambda z, e, t, s, c: p2p.inversion_step(z, e.detach(), t, s, c), "no gradient reaches eps"),
         (lambda z, e, t, s, c: p2p.inversion_step(z, e, t[:1].expand_as(t), s, c), "clean picture"),
     ],

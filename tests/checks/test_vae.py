@@ -136,8 +136,8 @@ def iwae_over_everything(model, x, eps):
     return torch.logsumexp(_log_w(model, x, eps).flatten(), 0) - math.log(len(eps))
 
 
-def step(draw=None, loss=None, clear=True, move=True, log=None):
-    """A training step with one part replaced: draw(model, x, g), loss(bound, log_px, kl, beta), log(log_px, kl, beta)."""
+def step(draw=None, loss=None, clear=True, move=True, log=None, before_move=None, after=None):
+    """A training step with one part replaced or added: draw(model, x, g), loss(log_px, kl, beta), log(log_px, kl, beta), before_move(model), after(model)."""
 
     def run(model, optimiser, x, generator, beta=1.0):
         eps = (draw or (lambda m, x, g: torch.randn(len(x), m.latent, generator=g)))(model, x, generator)
@@ -146,8 +146,12 @@ def step(draw=None, loss=None, clear=True, move=True, log=None):
         if clear:
             optimiser.zero_grad()
         total.backward()
+        if before_move:
+            before_move(model)
         if move:
             optimiser.step()
+        if after:
+            after(model)
         told = {"minus_elbo": (kl - log_px).mean(), "rebuild": -log_px.mean(), "price": kl.mean()}
         return log(log_px, kl, beta) if log else {k: v.item() for k, v in told.items()}
 
@@ -187,6 +191,7 @@ WRONG = {
         (lambda mu, logvar, eps: mu.detach() + (0.5 * logvar).exp() * eps, "no gradient reaches mu"),
         (lambda mu, logvar, eps: eps.mul_((0.5 * logvar).exp()).add_(mu), "changes its argument eps"),
         (lambda mu, logvar, eps: mu + (0.5 * logvar.clamp(-1, 1)).exp() * eps, "off by"),
+        (lambda mu, logvar, eps: mu + (0.5 * logvar.clamp(-30, 30)).exp() * eps, "off by"),
     ],
     "kl_divergence": [
         (kl_negative, "sign is turned"),
@@ -197,6 +202,10 @@ WRONG = {
         (kl_with_sigma, "sigma stands"),
         (lambda mu, logvar: vae.kl_divergence(mu, logvar.detach()), "no gradient reaches logvar"),
         (lambda mu, logvar: vae.kl_divergence(mu, logvar).clamp(max=2), "off by|gradient"),
+        (lambda mu, logvar: vae.kl_divergence(mu, logvar.clamp(-20, 20)), "off by"),
+        (lambda mu, logvar: 0.5 * (mu**2 + logvar.exp() - 1 - (logvar.exp() + 1e-8).log()).flatten(1).sum(1), "off by"),
+        (lambda mu, logvar: (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).clamp(min=0.05).flatten(1).sum(1), "off by"),
+        (lambda mu, logvar: vae.kl_divergence(mu, logvar).squeeze(), "shape"),
         (lambda mu, logvar: vae.kl_divergence(mu, logvar).float(), "dtype|gradient"),
     ],
     "elbo": [
@@ -211,6 +220,9 @@ WRONG = {
         (lambda m, x, e, beta=1.0: (lambda b, f, k: (f - beta * k.detach(), f, k))(*vae.elbo(m, x, e, beta)), "not the right gradient|no gradient"),
         (lambda m, x, e, beta=1.0: _bound.setdefault((x.dtype, e.shape, beta), vae.elbo(m, x, e, beta)), "first call's result"),
         (lambda m, x, e, beta=2.0: vae.elbo(m, x, e, beta), "without beta"),
+        (lambda m, x, e, beta=1.0: vae.elbo(m, x, e.flatten(0, -3) if e.ndim > 3 else e, beta), "shape"),
+        (lambda m, x, e, beta=1.0: vae.elbo(m, x, e, max(beta, 0.1)), "beta = 0"),
+        (lambda m, x, e, beta=1.0: (lambda b, f, k: (b, f.detach(), k.detach()))(*vae.elbo(m, x, e, beta)), "gradient"),
     ],
     "iwae_bound": [
         (iwae_sum, "log of the sum"),
@@ -224,6 +236,9 @@ WRONG = {
         (lambda m, x, e: _log_w(m, x, e).max(0).values, "best draw"),
         (lambda m, x, e: vae.iwae_bound(m, x, e[:1]), "off by"),
         (lambda m, x, e: vae.iwae_bound(m, x, e).detach(), "no gradient"),
+        (lambda m, x, e: _log_w(m, x, e).double().exp().mean(0).log().to(x.dtype), "far less probable"),
+        (lambda m, x, e: torch.logsumexp(_log_w(m, x, e).clamp(min=-1000), 0) - math.log(len(e)), "far less probable"),
+        (lambda m, x, e: torch.logsumexp(_log_w(m, x, e), 1) - math.log(len(x)), "shape"),
     ],
     "train_step": [
         (step(loss=lambda f, k, beta: (f - beta * k).mean()), "wrong way"),
@@ -242,6 +257,12 @@ WRONG = {
         (step(log=lambda f, k, beta: {"minus_elbo": (k - f).mean(), "rebuild": -f.mean(), "price": k.mean()}), "plain numbers"),
         (step(log=lambda f, k, beta: means(loss=k - f)), "three keys"),
         (lambda m, o, x, g, beta=1.0: step()(m, o, x.zero_(), g, beta), "changes its argument x|log of step 1"),
+        (step(before_move=lambda m: torch.nn.utils.clip_grad_norm_(m.parameters(), 100.0)), "after step 1"),
+        (step(after=lambda m: [p.data.clamp_(-5, 5) for p in m.parameters()]), "after step 1"),
+        (step(after=lambda m: m.eval()), "another mode"),
+        (step(after=lambda m: torch.manual_seed(0)), "own dice"),
+        (step(loss=lambda f, k, beta: (beta * k.detach() - f).mean()), "after step 1"),
+        (lambda m, o, x, g, beta=1.0: [step()(m, o, x, g, beta) for _ in range(2)][0], "after step 1"),
     ],
 }
 
@@ -263,7 +284,7 @@ RIGHT = {
         ),
     ],
     "iwae_bound": [lambda m, x, e: torch.logsumexp(_log_w(m, x, e) - math.log(len(e)), dim=0)],
-    "train_step": [step()],
+    "train_step": [step(), step(loss=lambda f, k, beta: beta * k.mean() - f.mean())],
 }
 
 
