@@ -145,8 +145,14 @@ def Controller(answer):
     fields = dict(
         source=torch.tensor([0, 0, 1, 0]), A=A, keep=keep, scale=scale, words=torch.tensor([0.0, 0.5, 0.75, 1.0]), itself=torch.tensor([0.0, 0.25, 0.5, 0.75])
     )
+    _control_rows(answer, fields, suspects)
+    _control_rows(answer, {k: v[:3] for k, v in fields.items()}, suspects)
+
+
+def _control_rows(answer, fields, suspects):
+    """A controller with these fields, with and without the rows of the empty caption, at four shares of the steps."""
     controller = answer(**fields)
-    before = {k: v.clone() for k, v in fields.items()}
+    before, (B, T) = {k: v.clone() for k, v in fields.items()}, fields["keep"].shape
 
     def work(maps, to_words, done):
         controller.done = done

@@ -218,6 +218,11 @@ class BoundedMemory(Rows):
         return h, c.clamp(-3, 3)
 
 
+class BoundedLogits(Rows):
+    def leave(self, e, states):
+        return super().leave(e, states).clamp(-30, 30)
+
+
 class FeaturesDetached(Rows):
     def leave(self, e, states):
         return super().leave(e.detach(), states)
@@ -300,6 +305,7 @@ WRONG = {
         (Remembers, "first call's result"),
         (ChangesInput, "changes its argument x"),
         (BoundedMemory, "14×3"),
+        (BoundedLogits, "14×3"),
         (FeaturesDetached, "gradient"),
     ],
     "skew": [

@@ -227,6 +227,11 @@ class CountsSteps(Rowwise):
         return super().__call__(maps, to_words)
 
 
+class FourRows(p2p.Controller):
+    def __call__(self, maps, to_words):
+        return torch.cat([super().__call__(maps[:4], to_words), maps[4:]]) if len(self.source) == 4 else super().__call__(maps[:2], to_words)
+
+
 class WearsOut(Rowwise):
     def __call__(self, maps, to_words):
         out = super().__call__(maps, to_words)
@@ -275,6 +280,7 @@ WRONG = {
         (CountsSteps, "off by|own fields|one step"),
         (CutsGradients, "no gradient flows"),
         (WearsOut, "own fields"),
+        (FourRows, "stopped with|shape"),
     ],
     "mapper": [
         mapper_by_position,
