@@ -133,6 +133,7 @@ def _widened(answer, conv, extra, g):
     right(all(p.requires_grad and p.is_leaf for p in wide.parameters()), "some of the new layer's parameters could never learn: all should require a gradient.")
     wide(torch.cat([x, more], 1)).square().sum().backward()
     right(wide.weight.grad is not None and wide.weight.grad[:, n:].any(), "no gradient reaches the new weights.")
+    right(wide.weight.grad[:, :n].any(), "no gradient reaches the old channels' weights: all parameters should learn.")
     with torch.no_grad():
         for p in wide.parameters():
             p.add_(1.0)
@@ -251,8 +252,10 @@ def sample_edit(answer):
             f"the U-Net wants z and the picture side by side, {2 * sizes[0]} channels; it was given {tuple(x.shape)}.",
         )
         right(tuple(t.shape) == (rows,), f"the U-Net wants one level t for each of its {rows} rows, but t has shape {tuple(t.shape)}.")
+        right(t.dtype == torch.long, f"the levels t are whole numbers (torch.long), as the sampler gives them; the U-Net was given {t.dtype}.")
         right(tuple(words.shape) == (rows, *sizes[1:]), f"the U-Net wants words of shape {(rows, *sizes[1:])}, but they have {tuple(words.shape)}.")
-        right(tuple(style.shape) == (rows,) and style.dtype == torch.long, f"the U-Net wants one whole number of style for each of its {rows} rows.")
+        right(tuple(style.shape) == (rows,), f"the U-Net wants one style for each of its {rows} rows, but style has shape {tuple(style.shape)}.")
+        right(style.dtype == torch.long, f"styles are whole numbers (torch.long); the U-Net was given {style.dtype}.")
         z, picture = x[:, :channels], x[:, channels:]
         said = (words * torch.linspace(-1, 1, words.shape[-1]).to(words)).sum((1, 2))[:, None, None, None]
         level = (t / 40).to(x)[:, None, None, None]

@@ -100,6 +100,10 @@ VALUES = {  # how a value is said, where it is not said as it is
 
 def wordings(kind, value, language="en", held_out=False):
     """All instructions that ask for this value of this attribute: the trained ones, or those with the held-out wording. A list of strings."""
+    if (kind, language) not in SAYS:
+        raise CourseError(
+            f"No wordings for {kind!r} in {language!r}: choose among {', '.join(ATTRIBUTES)}, in en or ko."
+        )
     said, values = SAYS[kind, language].split(" | "), VALUES.get((kind, language), {}).get(value, [value])
     return [s.format(v) for s in (said[-1:] if held_out else said[:-1]) for v in values]
 
@@ -119,8 +123,10 @@ class Judge(nn.Module):
     @torch.no_grad()
     def says(self, x, kinds):
         """The value that each picture shows of the attribute named beside it: (B, 3, S, S), B names -> B strings."""
-        logits = self(x.to(self.net.project.weight.device))
-        named = [ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(as_list(kinds, "kinds"))]
+        kinds, logits = as_list(kinds, "kinds"), self(x.to(self.net.project.weight.device))
+        if len(kinds) != len(x) or not set(kinds) <= set(ATTRIBUTES):
+            raise CourseError(f"The judge wants one of {', '.join(ATTRIBUTES)} for each of {len(x)} pictures.")
+        named = [ATTRIBUTES[k][int(logits[k][i].argmax())] for i, k in enumerate(kinds)]
         return np.array(named, dtype=object)
 
 
@@ -130,32 +136,6 @@ def labels(edits, n):
     for kind, value, after in zip(edits.kind, edits.value, edits.after):
         out[kind][after] = ATTRIBUTES[kind].index(value)
     return out
-
-
-TRAINED = ("conv_in", "down.0", "up.3", "up.4", "norm_out", "conv_out")  # the 8x8 level, whole
-
-
-def is_trained(name):
-    """Does lesson 2.8 train this parameter of the U-Net? The 8x8 level and, everywhere, the cross-attention to the words."""
-    return name.startswith(TRAINED) or ".attn2." in name
-
-
-class Changed:
-    """The part of a U-Net that was trained, as weights.save and weights.load want it; the rest stays the base's."""
-
-    def __init__(self, unet):
-        self.unet = unet
-
-    def state_dict(self):
-        return {k: v for k, v in self.unet.state_dict().items() if is_trained(k)}
-
-    def load_state_dict(self, values):
-        if values.keys() != self.state_dict().keys():
-            raise RuntimeError("Error(s):\n other parameters than this lesson trains")
-        self.unet.load_state_dict(values, strict=False)
-
-    def eval(self):
-        self.unet.eval()
 
 
 def load_judge(device="cpu"):
@@ -168,9 +148,13 @@ def load_judge(device="cpu"):
 
 
 def make_pairs(ld, before, after, share, noise, style=1, w=3.0, steps=12):
-    """Picture pairs for B caption pairs by Prompt-to-Prompt (lesson 2.7): one noise (B, 4, 16, 16) for both pictures, maps shared for ``share`` (B,) of the steps. Two (B, 3, 64, 64)."""
+    """Picture pairs for B caption pairs by Prompt-to-Prompt (lesson 2.7): one noise (B, 4, 16, 16) for both pictures, maps shared for ``share`` (one number, or B) of the steps. Two (B, 3, 64, 64)."""
     n, captions = len(before), as_list(before, "before") + as_list(after, "after")
-    share = torch.cat([torch.zeros(n), torch.as_tensor(share, dtype=torch.float32)])
+    if not 0 < n == len(after) == len(noise):
+        raise CourseError(
+            f"{n} captions before, {len(after)} after, {len(noise)} noises: one of each a pair is needed."
+        )
+    share = torch.cat([torch.zeros(n), torch.as_tensor(share, dtype=torch.float32).expand(n)])
     controller = plan(ld, captions, [*range(n)] * 2, words=share, itself=share / 2)
     z = sample_side_by_side(ld, noise.repeat(2, 1, 1, 1), captions, controller, style, w, steps)
     return ld.decode(z).cpu().chunk(2)
@@ -196,6 +180,14 @@ def widen(conv, extra):
     wide.in_channels += extra
     wide.weight = nn.Parameter(F.pad(wide.weight.detach(), (0, 0, 0, 0, 0, extra)))  # zeros behind, along axis 1
     return wide
+
+
+TRAINED = ("conv_in", "down.0", "up.3", "up.4", "norm_out", "conv_out")  # the 8x8 level, whole
+
+
+def is_trained(name):
+    """Does lesson 2.8 train this parameter of the U-Net? The 8x8 level and, everywhere, the cross-attention to the words."""
+    return name.startswith(TRAINED) or ".attn2." in name
 
 
 def make_editor(base):
@@ -236,10 +228,22 @@ def sample_edit(unet, picture, words, nothing, s_I, s_T, start, steps, schedule)
     return ddim_sample(model, start.shape, steps, schedule, clip=False, start=start, device=start.device)
 
 
+def readable(x):
+    """Pictures that the networks can read, as single precision: (B, 3, H, W), B >= 1, sides multiples of 16, values in [0, 1]."""
+    x = torch.as_tensor(x)
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[2] % 16 or x.shape[3] % 16:
+        raise CourseError(f"Pictures are wanted as (B, 3, H, W), both sides multiples of 16, not as {tuple(x.shape)}.")
+    if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise CourseError("Pictures are wanted with values between 0 and 1: divide bytes by 255, and replace NaN.")
+    return x.float()
+
+
 @torch.no_grad()
 def edit(ld, unet, pictures, instructions, s_I=1.2, s_T=2.0, steps=20, seed=0):
     """Pictures (B, 3, 64, 64) in [0, 1] and B instructions -> edited pictures (B, 3, 64, 64), on the CPU."""
-    instructions = as_list(instructions, "instructions")
+    instructions, pictures = as_list(instructions, "instructions"), readable(pictures)
+    if steps < 1:
+        raise CourseError(f"edit needs at least one step, not {steps}.")
     if len(instructions) != len(pictures):
         raise CourseError(f"edit wants one instruction a picture, not {len(instructions)} for {len(pictures)}.")
     z, noise = ld.encode(pictures), torch.Generator().manual_seed(seed)
@@ -264,6 +268,24 @@ def noise_levels(count, generator, T=1000, power=0.5):
     """Levels t (count,) in 1..T, spread evenly and pushed towards noise: there the picture and the words tell most."""
     u = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
     return 1 + (T * u**power).long().clamp(max=T - 1)
+
+
+class Changed:
+    """The part of a U-Net that was trained, as weights.save and weights.load want it; the rest stays the base's."""
+
+    def __init__(self, unet):
+        self.unet = unet
+
+    def state_dict(self):
+        return {k: v for k, v in self.unet.state_dict().items() if is_trained(k)}
+
+    def load_state_dict(self, values):
+        if values.keys() != self.state_dict().keys():
+            raise RuntimeError("Error(s):\n other parameters than this lesson trains")
+        self.unet.load_state_dict(values, strict=False)
+
+    def eval(self):
+        self.unet.eval()
 
 
 def load_editor(device="cpu"):

@@ -166,6 +166,12 @@ def widen_as_a_new_layer(conv, extra):
     return wide
 
 
+def widen_new_channels_only(conv, extra):
+    wide = lesson.widen(conv, extra)
+    wide.weight.register_hook(lambda g: F.pad(g[:, conv.in_channels :], (0, 0, 0, 0, conv.in_channels, 0)))
+    return wide
+
+
 def drop_never_both(picture, words, nothing, u, p=0.05):
     a, b = u < p, (u >= p) & (u < 2 * p)
     return torch.where(b[:, None, None, None], 0 * picture, picture), torch.where(a[:, None, None], nothing, words)
@@ -269,7 +275,21 @@ def guide_in_two(none, picture, both, s_I, s_T):
     return torch.lerp(none, picture, float(s_I)) + s_T * both - s_T * picture
 
 
-def sampler(ask_all=False, swap=False, clip=False, still=False, front=False, fresh=False, apart=False, level=0, style=0, zero=False, loop=False):
+def sampler(
+    ask_all=False,
+    swap=False,
+    clip=False,
+    still=False,
+    front=False,
+    fresh=False,
+    apart=False,
+    level=0,
+    style=0,
+    zero=False,
+    loop=False,
+    t_as=torch.long,
+    style_as=torch.long,
+):
     """The guided sampler with one thing wrong, or (``loop``) right but written otherwise."""
 
     def answer(unet, picture, words, nothing, s_I, s_T, start, steps, schedule):
@@ -281,7 +301,7 @@ def sampler(ask_all=False, swap=False, clip=False, still=False, front=False, fre
 
         def model(z, t):
             pairs = [torch.cat([x, z] if front else [z, x], 1) for x in looks]
-            levels, styles = t - level, torch.full_like(t, style)
+            levels, styles = (t - level).to(t_as), torch.full_like(t, style, dtype=style_as)
             if apart:
                 out = [unet(x, levels, c, styles) for x, c in zip(pairs, says)]
             else:
@@ -345,6 +365,7 @@ WRONG = {
         (widen_and_freeze, "requires_grad was changed"),
         (widen_kept, "second call|old layer itself"),
         (widen_on_the_cpu, "device"),
+        (widen_new_channels_only, "old channels' weights"),
     ],
     "drop_conditions": [
         (drop_never_both, "without both"),
@@ -378,6 +399,8 @@ WRONG = {
         (sampler(fresh=True), "off by"),
         (sampler(level=1), "off by"),
         (sampler(style=1), "off by"),
+        (sampler(t_as=torch.float32), "levels t are whole numbers"),
+        (sampler(style_as=torch.int32), "styles are whole numbers"),
         (sampler(apart=True), "asked once at each"),
         (sampler(ask_all=True), "other than 0"),
         (sampler_kept, "asked|second call"),

@@ -308,6 +308,44 @@ def test_one_instruction_a_picture():
         lesson.edit(None, None, torch.rand(2, 3, 64, 64), ["a", "b", "c"])
 
 
+BAD_PICTURES = {
+    "none": torch.rand(0, 3, 64, 64),
+    "one without its batch axis": torch.rand(3, 64, 64),
+    "grey": torch.rand(1, 1, 64, 64),
+    "RGBA": torch.rand(1, 4, 64, 64),
+    "an odd size": torch.rand(1, 3, 60, 64),
+    "bytes": torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    "0 to 255": torch.full((1, 3, 64, 64), 255.0),
+    "nan": torch.full((1, 3, 64, 64), torch.nan),
+}
+
+
+@pytest.mark.parametrize("x", BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_pictures_that_cannot_be_read_get_one_sentence(x):
+    with pytest.raises(CourseError, match="Pictures are wanted"):
+        lesson.edit(None, None, x, ["make it dark"] * len(x))
+
+
+def test_pictures_from_numpy_in_double_precision_are_read():
+    x = np.random.default_rng(0).random((2, 3, 32, 48))
+    assert torch.equal(lesson.readable(x), torch.from_numpy(x).float())
+
+
+def test_other_slips_get_one_sentence():
+    x, judge = torch.rand(2, 3, 64, 64), lesson.Judge(4).eval()
+    with pytest.raises(CourseError, match="at least one step"):
+        lesson.edit(None, None, x, ["a", "b"], steps=0)
+    for kinds in (["tone"], ["tone", "hair"]):
+        with pytest.raises(CourseError, match="one of tone, gender, facing, style"):
+            judge.says(x, kinds)
+    for kind, language in (("hair", "en"), ("tone", "de")):
+        with pytest.raises(CourseError, match="No wordings"):
+            lesson.wordings(kind, "dark", language)
+    for before, after, noises in ((["a"], ["b", "c"], 1), (["a"], ["b"], 2), ([], [], 0)):
+        with pytest.raises(CourseError, match="one of each a pair"):
+            lesson.make_pairs(None, before, after, 0.5, torch.zeros(noises, 4, 16, 16))
+
+
 # The stored weights
 
 
