@@ -30,10 +30,14 @@ def need(module: str, why: str, install: str | None = None):
 
 
 def as_list(values, name: str = "captions") -> list:
-    """``values`` as a list; a plain string is refused, because it would be taken for a list of its letters."""
+    """``values`` as a list of strings; a plain string is refused, because it would be taken for a list of its letters."""
     if isinstance(values, (str, bytes)):
         raise CourseError(f"{name} is a list of strings, and this is one string: put it in brackets, as in [{values[:40]!r}].")
-    return list(values)
+    values = list(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise CourseError(f"{name} is a list of strings, and number {i + 1} of them is {value!r}.")
+    return values
 
 
 # Memory and files

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import re
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import as_list
 from course_utils.lessons.clip import embed, load_clip
 from course_utils.lessons.ddpm import Downsample, ddim_sample, q_sample, velocity
 from course_utils.lessons.latent_diffusion import TextUNet, guide, load_latent_diffusion
@@ -17,6 +19,8 @@ from course_utils.lessons.latent_diffusion import TextUNet, guide, load_latent_d
 
 def grey(x):
     """Brightness of pictures (B, 3, H, W) -> (B, H, W), with the eye's weights (ITU-R BT.601)."""
+    if not x.is_floating_point():
+        raise ValueError(f"pictures are floats in [0, 1], not {x.dtype}: divide by 255.")
     return torch.tensordot(torch.tensor([0.299, 0.587, 0.114]).to(x), x, ([0], [1]))
 
 
@@ -29,6 +33,8 @@ def convolve(x, kernel):
 
 def gaussian(x, sigma):
     """Blur (B, H, W) by a Gaussian of standard deviation sigma pixels, cut off at 4 sigma: first along rows, then along columns."""
+    if not sigma > 0:
+        raise ValueError(f"sigma = {sigma}: a blur has a width above 0.")
     r = int(4 * sigma + 0.5)
     k = torch.exp(-(torch.arange(-r, r + 1, dtype=torch.float64) ** 2) / (2 * sigma**2))
     k = k / k.sum()
@@ -53,7 +59,8 @@ def thin(gx, gy):
     """Non-maximum suppression: the length of the gradient on the crests, 0 elsewhere (Canny 1986, section VIII). gx, gy, result: (B, H, W)."""
     m, ax, ay = torch.hypot(gx, gy), gx.abs(), gy.abs()
     steep, w = ay > ax, torch.minimum(ax, ay) / torch.maximum(ax, ay).clamp(min=1e-12)
-    keep = F.pad(torch.ones_like(m[:, 1:-1, 1:-1]), (1, 1, 1, 1)) > 0
+    keep = torch.zeros_like(m, dtype=torch.bool)
+    keep[:, 1:-1, 1:-1] = True  # the border has no neighbours on one side
     for way in (1, -1):
         dy, dx = way * gy.sign(), way * gx.sign()
         keep &= m >= (1 - w) * shifted(m, dy * steep, dx * ~steep) + w * shifted(m, dy, dx)
@@ -186,7 +193,8 @@ class Controlled(nn.Module):
 
     def forward(self, z, t, context, style, condition):
         """condition: a list with one tensor (B, channels, 64, 64), as the sampler of 2.4 doubles lists for guidance."""
-        return steer(self.unet, self.control, z, t, context, style, condition[0], self.scale)
+        (drawing,) = condition
+        return steer(self.unet, self.control, z, t, context, style, drawing, self.scale)
 
 
 def pack_pictures(x):
@@ -219,17 +227,20 @@ def load_controlnet(device="cpu"):
 @torch.no_grad()
 def sample_controlled(ld, control, captions, condition, style=1, w=2.0, scale=1.0, steps=20, seed=0):
     """Captions (B strings) and conditions (B, 2, 64, 64) -> pictures (B, 3, 64, 64). ``ld``: lesson 2.4's model. Guidance leads away from "no words, no drawing"."""
-    words, none, c = ld.words(captions), ld.words([""] * len(captions)), condition.to(ld.device)
-    s = torch.full((len(captions),), style, device=ld.device)
+    captions, c = as_list(captions), condition.to(ld.device).float()
+    n, words, none = len(captions), ld.words(captions), ld.words([""] * len(captions))
+    if not n or steps < 1 or c.shape != (n, 2, 64, 64):
+        raise ValueError(
+            f"{n} captions in {steps} steps with conditions {tuple(c.shape)}: ({max(n, 1)}, 2, 64, 64) are needed."
+        )
+    s = ld.styles(style, n)
 
     def model(z, t):
         return guide(steer(ld.unet, control, z, t, words, s, c, scale), ld.unet(z, t, none, s), w)
 
-    noise = torch.Generator().manual_seed(seed)
+    noise = torch.Generator().manual_seed(int(seed))
     return ld.decode(
-        ddim_sample(
-            model, (len(captions), 4, 16, 16), steps, ld.schedule, clip=False, generator=noise, device=ld.device
-        )
+        ddim_sample(model, (n, 4, 16, 16), steps, ld.schedule, clip=False, generator=noise, device=ld.device)
     )
 
 
@@ -241,7 +252,7 @@ def pen(strokes):
         if word == "/":
             last = None
             continue
-        if len(point) != 2 or point[0] not in "ABCDEFGHI" or point[1] not in "123456789":
+        if not re.fullmatch(r"[A-I][1-9](\*(\d|\d?\.\d+))?", word):
             raise ValueError(
                 f"{word!r} is no point: a letter A to I and a digit 1 to 9, as in E5, or E5*2 for a circle."
             )

@@ -165,7 +165,7 @@ def dead_leaves(n, size=64, shapes=16, generator=None):
 
 
 def vary(x, generator=None):
-    """Mirror half of the pictures, and mix the colour channels of a third. x: (B, 3, H, W) in [0, 1]."""
+    """Mirror half of the pictures, and mix the colour channels of a third. x: (B, 3, H, W) in [0, 1], on the CPU."""
     mirror, mix = torch.rand(2, len(x), 1, 1, 1, generator=generator)
     x = torch.where(mirror < 0.5, x.flip(-1), x)
     channels = torch.eye(3) + 0.35 * torch.randn(len(x), 3, 3, generator=generator)
@@ -387,6 +387,8 @@ class LatentDiffusion:
     @torch.no_grad()
     def encode(self, x):
         """Pictures (B, 3, 64, 64) in [0, 1] -> scaled latents; other sizes work where both sides are multiples of 4."""
+        if x.ndim != 4 or x.shape[1] != 3 or not len(x) or not x.is_floating_point():
+            raise ValueError(f"{x.dtype} of shape {tuple(x.shape)}: pictures are floats in [0, 1], (B, 3, H, W).")
         return self.autoencoder.encode(x.to(self.device) * 2 - 1)
 
     @torch.no_grad()
@@ -401,19 +403,25 @@ class LatentDiffusion:
 
     def denoiser(self, captions, style=1, w=3.0, unet=None, **more):
         """model(z_t, t) for the sampler, guided with weight w. ``more`` goes to the U-Net; so does ``unet``, if another one shall be used."""
-        c, none = self.words(captions), self.words([""] * len(as_list(captions)))
-        if isinstance(style, int) and not 0 <= style < len(self.unet.style.weight):
+        captions = as_list(captions)
+        c, none = self.words(captions), self.words([""] * len(captions))
+        return guided(unet or self.unet, c, none, self.styles(style, len(captions)), w, **more)
+
+    def styles(self, style, n):
+        """One style for all or one for each of n captions, as a tensor (n,): 0 = any, 1 = Noto, 2 = Twemoji."""
+        s = torch.as_tensor(style).expand(n).to(self.device)
+        if s.is_floating_point() or not bool(((s >= 0) & (s < len(self.unet.style.weight))).all()):
             raise ValueError(f"style {style}: 0 is any, 1 Noto, 2 Twemoji.")
-        s = torch.full((len(captions),), style, device=self.device) if isinstance(style, int) else style
-        return guided(unet or self.unet, c, none, s, w, **more)
+        return s
 
     @torch.no_grad()
     def sample(self, captions, style=1, w=3.0, steps=20, seed=0, start=None, unet=None, **more):
         """Captions (a list of B strings) -> pictures (B, 3, 64, 64). style: 1 = Noto, 2 = Twemoji; start: noise z_T (B, 4, 16, 16) instead of the seed's."""
-        shape, noise = (len(as_list(captions)), 4, 16, 16), torch.Generator().manual_seed(seed)
-        if not shape[0] or (start is not None and start.shape != shape):
+        captions = as_list(captions)
+        shape, noise = (len(captions), 4, 16, 16), torch.Generator().manual_seed(int(seed))
+        if not captions or steps < 1 or (start is not None and start.shape != shape):
             raise ValueError(
-                f"{len(captions)} captions: at least one is needed, and start, if given, of shape {shape}."
+                f"{len(captions)} captions in {steps} steps: at least one of each, and start, if given, of shape {shape}."
             )
         model = self.denoiser(captions, style, w, unet, **more)
         told = dict(clip=False, generator=noise, device=self.device, start=start)
@@ -441,7 +449,7 @@ def judge(clip, painted, real, captions):
     """
 
     def hit(s, k):  # (n, N): row i should prefer column i
-        return ((s >= s.diagonal()[:, None]).sum(1) <= k).float().mean().item()
+        return ((~(s < s.diagonal()[:, None])).sum(1) <= k).float().mean().item()  # nan is never a hit
 
     a, b = (embed(clip, F.avg_pool2d(x, 2)) for x in (painted, real))
     away = torch.cdist(F.avg_pool2d(painted, 4).flatten(1), F.avg_pool2d(real, 4).flatten(1))

@@ -90,8 +90,10 @@ class Marigold:
         """``members`` independent answers for each picture, in [-1, 1]: (members, B, 1, 64, 64)."""
         if members < 1 or steps < 1:
             raise ValueError(f"{members} answers in {steps} steps: at least one answer and one step, please.")
+        if x.shape[-2] % 16 or x.shape[-1] % 16:
+            raise ValueError(f"Pictures of {tuple(x.shape[-2:])} pixels: both sides must be multiples of 16.")
         z_x = self.ld.encode(x).repeat(members, 1, 1, 1)
-        noise = torch.Generator().manual_seed(seed)
+        noise = torch.Generator().manual_seed(int(seed))
         z = ddim_sample(
             self.denoiser(z_x), z_x.shape, steps, self.ld.schedule, clip=False, generator=noise, device=self.ld.device
         )
@@ -179,7 +181,7 @@ def trained(name):
 
 
 def vary_room(x, depth, generator=None):
-    """Mirror half, crop most to 65–100 %, change colours, saturation and contrast. x: (B, 3, H, W) in [0, 1]; depth: (B, 1, H, W)."""
+    """Mirror half, crop most to 65–100 %, change colours, saturation and contrast. On the CPU: x (B, 3, H, W) in [0, 1], depth (B, 1, H, W)."""
     rand = lambda *s: torch.rand(len(x), *s, generator=generator)
     mirror = torch.where(rand(1, 1, 1) < 0.5, -1.0, 1.0)[:, 0, 0]
     side = 1 - 0.35 * rand(1) * (rand(1) < 0.7)  # the share that is kept

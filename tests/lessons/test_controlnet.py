@@ -10,7 +10,7 @@ from skimage.feature import canny as reference_canny
 from course_utils import data
 from course_utils.lessons import controlnet as cn
 from course_utils.lessons.ddpm import make_schedule
-from course_utils.lessons.latent_diffusion import LatentDiffusion, TextUNet
+from course_utils.lessons.latent_diffusion import LatentDiffusion, TextUNet, load_latent_diffusion
 
 from .test_latent_diffusion import filled, noise, randomise, renamed, unet_to_diffusers
 
@@ -319,3 +319,37 @@ def test_stored_weights_steer():
     c = cn.conditions(pack) * torch.tensor([1.0, 0])[:, None, None]
     paint = lambda **more: cn.edge_f1(cn.canny(ld.sample(list(pack.names_en), w=1, steps=6, **more)), c[:, 0] > 0).mean()  # noqa: E731
     assert paint(unet=cn.Controlled(ld.unet, control), condition=[c]) > 1.3 * paint()
+
+
+@pytest.mark.parametrize("word", ["E5*", "E5*x", "E5*-2", "E5*nan", "E5*inf", "E5*1e9", "E5*20"])
+def test_a_circle_has_a_radius(word):
+    with pytest.raises(ValueError, match="is no point"):
+        cn.pen(f"A1 {word}")
+
+
+def test_bytes_and_blurs_of_no_width_get_one_sentence():
+    with pytest.raises(ValueError, match="divide by 255"):
+        cn.canny(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    for sigma in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="width above 0"):
+            cn.gaussian(torch.rand(1, 8, 8), sigma)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 5), (2, 2, 2)])
+def test_pictures_without_an_inside_have_no_crests(shape):
+    crest = cn.thin(torch.rand(shape), torch.rand(shape))
+    assert crest.shape == shape and not crest.any()
+
+
+def test_conditions_that_do_not_fit_the_captions():
+    ld, net = load_latent_diffusion(), cn.load_controlnet()
+    c = (torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(1)) > 0.9).float()
+    want = cn.sample_controlled(ld, net, ["cat", "dog"], c, steps=1)
+    torch.testing.assert_close(cn.sample_controlled(ld, net, ("cat", "dog"), c > 0, steps=1), want)
+    for bad in (c[:1], c[:, :1], c[0], c[..., :32]):
+        with pytest.raises(ValueError, match="are needed"):
+            cn.sample_controlled(ld, net, ["cat", "dog"], bad, steps=1)
+    with pytest.raises(ValueError, match="are needed"):
+        cn.sample_controlled(ld, net, [], c[:0], steps=1)
+    with pytest.raises(ValueError, match="too many values"):  # not the first drawing for all
+        ld.sample(["cat", "dog"], w=1, steps=1, unet=cn.Controlled(ld.unet, net), condition=c)

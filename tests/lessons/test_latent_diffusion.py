@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -405,3 +406,41 @@ def test_judge_of_real_pictures(model):
     assert score["features"] == score["pixels"] == 1 and score["r5"] > 0.8
     shuffled = ld.judge(model.clip, held.tensor().roll(7, 0), held.tensor(), list(held.names_en))
     assert shuffled["features"] == 0 and shuffled["r5"] < 0.5 and math.isfinite(shuffled["pixels"])
+
+
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [
+        ((1, 1, 64, 64), torch.float32),
+        ((1, 4, 64, 64), torch.float32),
+        ((3, 64, 64), torch.float32),
+        ((0, 3, 64, 64), torch.float32),
+        ((1, 3, 64, 64), torch.uint8),
+    ],
+)
+def test_what_is_no_batch_of_pictures_gets_one_sentence(model, shape, dtype):
+    with pytest.raises(ValueError, match="pictures are floats"):
+        model.encode(torch.zeros(shape, dtype=dtype))
+
+
+def test_captions_styles_and_seeds_of_any_kind(model):
+    told = dict(steps=1, w=1)
+    want = model.sample(["cat", "dog"], style=2, seed=3, **told)
+    for style in (np.int64(2), [2, 2], torch.tensor([2, 2])):
+        torch.testing.assert_close(model.sample(("cat", "dog"), style=style, seed=np.int64(3), **told), want)
+    torch.testing.assert_close(model.sample((c for c in ("cat", "dog")), style=2, seed=3, **told), want)
+    for style in (3, -1, 1.0, torch.tensor([1, 7])):
+        with pytest.raises(ValueError, match="0 is any"):
+            model.sample(["cat", "dog"], style=style, **told)
+    with pytest.raises(ValueError, match="at least one of each"):
+        model.sample(["cat"], steps=0)
+    with pytest.raises(CourseError, match="number 2 of them is None"):
+        model.sample(["cat", None], steps=1)
+
+
+def test_a_picture_of_nan_is_never_a_hit(model):
+    real = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    painted = real.clone()
+    painted[:3] = math.nan
+    scores = ld.judge(load_clip(image="both"), painted, real, ["cat", "dog", "house", "tree", "heart", "star"])
+    assert scores["features"] == scores["pixels"] == 0.5

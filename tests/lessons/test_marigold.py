@@ -275,3 +275,10 @@ def test_stored_model_belongs_to_the_base():
     assert any(not torch.equal(p, first[n]) for n, p in model.unet.named_parameters())
     assert not any(p.requires_grad for p in [*model.unet.parameters(), *plain.parameters()])
     assert make_schedule("cosine").abar.shape == model.ld.schedule.abar.shape
+
+
+@pytest.mark.parametrize("shape, words", [((1, 3, 68, 68), "multiples of 16"), ((1, 1, 64, 64), "pictures are floats"), ((3, 64, 64), "pictures are floats")])
+def test_pictures_that_do_not_fit_get_one_sentence(shape, words):
+    model = marigold.load_marigold()[0]
+    with pytest.raises(ValueError, match=words):
+        model.predict(torch.zeros(shape), steps=1)
