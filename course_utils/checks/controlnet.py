@@ -116,6 +116,8 @@ def thin(answer):
 
     agree(answer, _crests, [case(3, 9, 10), case(1, 5, 7)], what="the crests", tol=1e-9, suspects=suspects)
     agree(answer, _crests, case(1, 6, 5, torch.float32), what="the crests in single precision", tol=1e-4)
+    faint = lambda g: {k: 1e-3 * v for k, v in case(3, 16, 17)(g).items()}
+    agree(answer, _crests, faint, what="the crests of a faint picture (slopes around 0.001)", tol=1e-9)
     got = answer(torch.ones(1, 5, 6), torch.ones(1, 5, 6))
     got[:, 1:-1, 1:-1] = 0
     right(not got.any(), "the outermost rows and columns should be 0: they have no neighbours on one side.")
@@ -180,13 +182,18 @@ def hysteresis(answer):
 
     agree(answer, want, [case(4, 24, 21), case(1, 3, 30), case(2, 1, 7)], what="the kept pixels", suspects=suspects)
     weak = torch.stack([_snake(41), _snake(41).flip(1)])
-    strong = torch.zeros_like(weak)
-    strong[0, 0, 0] = True
-    got = answer(weak, strong)
-    right(
-        isinstance(got, torch.Tensor) and not got[1].any(), "pixels were kept in a picture without a strong one: did it leak from another picture of the batch?"
-    )
-    right(torch.equal(got[0], weak[0]), f"of a chain of {int(weak[0].sum())} weak pixels only {int(got[0].sum())} were kept: the spreading stopped too early.")
+    for k, other in ((0, 1), (1, 0)):  # the long chain stands first, then last in the batch
+        strong = torch.zeros_like(weak)
+        strong[k, 0] = weak[k, 0]
+        got = answer(weak, strong)
+        right(
+            isinstance(got, torch.Tensor) and not got[other].any(),
+            "pixels were kept in a picture without a strong one: did it leak from another picture of the batch?",
+        )
+        right(
+            torch.equal(got[k], weak[k]),
+            f"of a chain of {int(weak[k].sum())} weak pixels only {int(got[k].sum())} were kept: the spreading stopped too early.",
+        )
 
 
 def zero_conv(answer):
@@ -208,10 +215,18 @@ def zero_conv(answer):
     )
     right(h.grad is None or h.grad.abs().max() == 0, "a gradient passes through the layer at the start: its weights are not zero.")
     right(answer(6).weight is not layer.weight, "two calls gave the same layer: make a new one each time.")
+    for channels in (1, 10):
+        right(
+            getattr(answer(channels), "weight", torch.zeros(0)).shape == (channels, channels, 1, 1), f"zero_conv({channels}) should have {channels} channels."
+        )
     with torch.no_grad():
-        for p in layer.parameters():
-            p.add_(0.1)
-    right(layer(h).abs().max() > 0, "after a change of the weights the output is still 0: it would never learn.")
+        for k, p in enumerate(layer.parameters()):
+            p.copy_(_noise(*p.shape, seed=6 + k))
+    y = layer(h)
+    right(y.abs().max() > 0, "after a change of the weights the output is still 0: it would never learn.")
+    same(y, nn.functional.conv2d(h, layer.weight, layer.bias), "the output W h + b after a change of the weights")
+    (reached,) = torch.autograd.grad(y.sum(), h, allow_unused=True) if y.requires_grad else (None,)
+    right(reached is not None and reached.any(), "no gradient reaches what lies behind the layer, even when its weights are no longer 0.")
 
 
 def _copy_down(net, z, t, context, style, condition, enter="start", zeros=True, first=True, middle=True, time=True, swap=False):
@@ -234,14 +249,20 @@ def _copy_down(net, z, t, context, style, condition, enter="start", zeros=True, 
 
 
 def ControlNet(answer):
+    shape = dict(condition=2, look=(4, 6, 8), channels=3, context_width=5, styles=3, groups=4, head_dim=4)
+    _one_controlnet(answer(widths=(8, 16), layers=1, attention=(True, True), **shape), 2, 8, 8)
+    _one_controlnet(answer(widths=(8, 8, 12), layers=2, attention=(False, True, True), patch=1, **shape), 1, 4, 8)
+
+
+def _one_controlnet(net, patch, height, width):
+    """One network's list of tensors, and every gradient, on latents (3, height, width)."""
     g = torch.Generator().manual_seed(12)
-    net = answer(
-        condition=2, look=(4, 6, 8), channels=3, widths=(8, 16), layers=1, attention=(True, True), context_width=5, styles=3, groups=4, head_dim=4
-    ).double()
     right(isinstance(net, nn.Module), "ControlNet should stay an nn.Module.")
+    net = net.double()
     with torch.no_grad():
         for name, p in net.named_parameters():
             p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.3 + (1 if "norm" in name and name.endswith("weight") else 0))
+    drawn = (4 * height // patch, 4 * width // patch)  # the drawing's encoder makes it four times smaller
     suspects = [
         ("the drawing makes no difference: it is never added.", dict(enter="never")),
         ("the drawing replaces the noisy latent: it should be added to it.", dict(enter="alone")),
@@ -253,7 +274,7 @@ def ControlNet(answer):
         def draw(g):
             make = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
             t = torch.randint(1, 1000, (B,), generator=g)
-            return {"z": make(B, 3, 8, 8), "t": t, "context": make(B, 4, 5), "style": torch.arange(B) % 3, "condition": make(B, 2, 16, 16)}
+            return {"z": make(B, 3, height, width), "t": t, "context": make(B, 4, 5), "style": torch.arange(B) % 3, "condition": make(B, 2, *drawn)}
 
         return draw
 
@@ -276,22 +297,22 @@ def ControlNet(answer):
 def steer(answer):
     calls, kept = [], []
 
-    def work(z, condition, context, a, b, c, scale):
+    def work(z, condition, context, a, b, c, scale, n=3):
         calls.clear()
         t, style = torch.tensor([3, 700]), torch.tensor([1, 2])
 
         def control(z, t, context, style, condition):
             calls.append("control")
             mix = (condition.mean((1, 2, 3)) + context.mean((1, 2)) + z.mean((1, 2, 3)) + t / 1000 + style)[:, None, None, None]
-            kept[:] = [(x, x.detach().clone()) for x in (a * mix, b * mix, c * mix)]
+            kept[:] = [(x, x.detach().clone()) for x in (a * mix, b * mix, c * mix)[:n]]
             return [x for x, _ in kept]
 
         def unet(z, t, context, style, control=None):
             calls.append("unet")
             if not isinstance(control, (list, tuple)):
                 raise Wrong("the U-Net wants control= as a list of tensors.")
-            right(len(control) == 3, f"the U-Net received {len(control)} tensors: one is wanted for each that the ControlNet returned.")
-            right([tuple(x.shape) for x in control] == [tuple(x.shape) for x in (a, b, c)], "the tensors changed their shapes on the way to the U-Net.")
+            right(len(control) == n, f"the U-Net received {len(control)} tensors: one is wanted for each that the ControlNet returned.")
+            right([tuple(x.shape) for x in control] == [tuple(x.shape) for x in (a, b, c)[:n]], "the tensors changed their shapes on the way to the U-Net.")
             return z * (t / 500 + style)[:, None, None, None] + context.mean() + sum((k + 1) * x.sin().sum() for k, x in enumerate(control))
 
         out = chosen[0](unet, control, z, t, context, style, condition, *([] if scale == "none" else [scale]))
@@ -325,7 +346,7 @@ def steer(answer):
         ),
     ]
 
-    def case(scale):
+    def case(scale, **more):
         def draw(g):
             make = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
             return {
@@ -336,10 +357,13 @@ def steer(answer):
                 "b": make(2, 6, 2, 2),
                 "c": make(2, 6, 1, 2),
                 "scale": scale,
+                **more,
             }
 
         return draw
 
     grad = ("z", "condition", "context", "a", "b", "c")
     agree(asked, run(reference), [case(0.5), case(1.0), case(0.0), case(2.0)], what="the output under control", grad=grad, tol=1e-9, suspects=suspects)
+    agree(asked, run(reference), [case(-1.5), case(6.0)], what="the output under control at a scale of -1.5 or 6", grad=grad, tol=1e-9)
+    agree(asked, run(reference), case(0.5, n=2), what="the output under control by two tensors", tol=1e-9)
     agree(asked, run(reference), case("none"), what="the output without a scale (it is 1 then)", tol=1e-9)

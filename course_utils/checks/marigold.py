@@ -68,6 +68,9 @@ def _ruler(depth, low=0.02, high=0.98, ends=(-1.0, 1.0), clip=True, shared=False
     out = torch.empty_like(depth)
     for i, d in enumerate(depth):
         finite = (depth if shared else d).double().numpy()
+        if not np.isfinite(finite).any():
+            out[i] = torch.nan
+            continue
         near, far = np.quantile(finite[np.isfinite(finite)], [low, high])
         line = ends[0] + (ends[1] - ends[0]) * (d.double() - near) / max(far - near, 1e-6)
         out[i] = line.clamp(min(ends), max(ends)) if clip else line
@@ -101,6 +104,18 @@ def normalise_depth(answer):
 
     spoilt = ("one unknown pixel (NaN) makes its whole map unknown: torch.nanquantile leaves it out.", lambda d: _ruler(d) + 0 * d.sum((1, 2, 3), keepdim=True))
     agree(answer, _ruler, holes, what="the normalised depth of maps with unknown pixels", tol=1e-4, suspects=[spoilt])
+    odd = _depths(torch.Generator().manual_seed(7), 5, 7, 9, torch.float64)
+    odd[0], odd[1, 0, 2:], odd[3] = torch.nan, 3.0, 1e-4 * odd[3]
+    odd[1, 0, :2], odd[4] = torch.nan, 2.0
+    got, want = answer(odd), _ruler(odd)
+    right(got.shape == want.shape and got[0].isnan().all(), "a map without a single known pixel should stay NaN.")
+    right(got[1, 0, :2].isnan().all(), "in a map that is the same everywhere the unknown pixels should stay NaN.")
+    for k, kind in (
+        (1, "that is the same everywhere but for unknown pixels"),
+        (2, "among odd ones"),
+        (3, "of tiny range (the divisor is kept above 1e-6, no more)"),
+    ):
+        same(got[k], want[k], f"the normalised depth of a map {kind}", tol=1e-6)
 
 
 def _fits(pred, depth, known):
@@ -157,6 +172,19 @@ def scale_shift(answer):
         "a map that is the same everywhere has variance 0, and 0 / 0 is NaN: keep the divisor above 0, with .clamp(min=1e-12).",
     )
     same(s * flat[:, 0, 0, 0] + b, depth.mean((1, 2, 3)), "a constant map after alignment", "It can only be moved, to the mean depth.", 1e-3)
+    right(s.abs().max() < 1e-3, "the scale of a map that is the same everywhere should be 0: only the shift remains.")
+
+    def holes(g):
+        given = case(3, 6, 7, torch.float64, partly=True)(g)
+        return {**given, "pred": torch.where(given["known"], given["pred"], torch.nan)}
+
+    lost = ("the result is NaN: the prediction, too, may be NaN where it is not known; replace it like the depth.", suspects[-1][1])
+    agree(answer, _line, holes, what="(scale, shift) of predictions with unknown pixels", grad=("pred", "depth"), tol=1e-8, suspects=[lost])
+    given = case(2, 6, 7, torch.float64)(g)
+    given["known"][1] = False
+    s, b = answer(*given.values())
+    right(bool((s[1] + b[1]).isnan()), "for a map of which nothing is known scale and shift should be NaN: there is nothing to fit.")
+    right(bool(s[0].isfinite() and b[0].isfinite()), "a map of which nothing is known spoils the others of the batch.")
 
 
 def _errors(pred, depth, over=None, both=True, by_pred=False, within=True, limit=1.25):
@@ -205,6 +233,13 @@ def depth_errors(answer):
     at_the_limit = lambda g: {"pred": torch.tensor([1.25, 1.0, 2.5, 3.0]).view(1, 1, 2, 2), "depth": torch.tensor([1.0, 1.25, 2.0, 3.0]).view(1, 1, 2, 2)}
     closed = ("a ratio of exactly 1.25 is not within 25 %: the comparison is <, not <=.", good(limit=1.25 + 1e-9))
     agree(answer, _errors, at_the_limit, what="(AbsRel, δ1) of ratios at the limit", suspects=[closed])
+    pred, depth = case(5, 6)(torch.Generator().manual_seed(9)).values()
+    depth[1] = torch.nan
+    rel, good = answer(pred, depth)
+    right(bool(rel[1].isnan() and good[1].isnan()), "a map of which nothing is known should give NaN twice: 0 of 0 pixels is no error, and no success.")
+    others = torch.tensor([0, 2, 3])
+    for got, want, name in zip((rel, good), _errors(pred[others], depth[others]), ("AbsRel", "δ1")):
+        same(got[others], want, f"{name} of the maps beside one of which nothing is known")
 
 
 def _twice(weight, factor=0.5):
@@ -268,6 +303,7 @@ def multi_resolution_noise(answer):
         case(square, [30, 0, 70, 100], T=100, strength=0.9),
         case(((7, 5), (3, 2), (1, 1)), [1, 400, 1000], T=1000, strength=0.5),
         case(square[1:], [250, 990]),
+        case(((6, 4), (3, 2)), [600]),
     ]
     agree(answer, _pile, cases, what="the noise", tol=1e-4, suspects=suspects)
     agree(answer, _pile, case(square, [999, 10], torch.float64), what="the noise in double precision", tol=1e-6)  # t in single precision will do
@@ -321,7 +357,14 @@ def ensemble(answer):
         ("the goal is fitted to each map: it is the map that is scaled and shifted.", wrong(backwards=True)),
         ("the two are exchanged: the map comes first.", lambda *a: _vote(*a)[::-1]),
     ]
-    agree(answer, _vote, [case(5, 2, 8, 7), case(3, 4, 6, 9, rounds=2), case(7, 1, 5, 5, rounds=0)], what="(median, spread)", tol=1e-6, suspects=suspects)
+    agree(
+        answer,
+        _vote,
+        [case(5, 2, 8, 7), case(3, 4, 6, 9, rounds=2), case(7, 1, 5, 5, rounds=0), case(5, 3, 4, 6, rounds=9)],
+        what="(median, spread)",
+        tol=1e-6,
+        suspects=suspects,
+    )
     agree(answer, _vote, case(3, 2, 8, 8, torch.float32), what="(median, spread) in single precision", tol=1e-3)
     one = torch.rand(1, 2, 1, 6, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     middle, spread = answer(one)

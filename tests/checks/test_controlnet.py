@@ -297,6 +297,70 @@ def steer_half(unet, control, z, t, context, style, condition, scale=0.5):
     return controlnet.steer(unet, control, z, t, context, style, condition, scale)
 
 
+def faint(gx, gy, eps=1e-12, slack=0.0, least=0.0):
+    """Crests whose w, comparison or result leaves faint slopes out."""
+    m, ax, ay = torch.hypot(gx, gy), gx.abs(), gy.abs()
+    steep, w = ay > ax, torch.minimum(ax, ay) / (torch.maximum(ax, ay) + eps)
+    keep = torch.zeros_like(steep)
+    keep[:, 1:-1, 1:-1] = True
+    for way in (1, -1):
+        dy, dx = way * gy.sign(), way * gx.sign()
+        keep &= m + slack >= (1 - w) * controlnet.shifted(m, dy * steep, dx * ~steep) + w * controlnet.shifted(m, dy, dx)
+    return m * keep * (m > least)
+
+
+def hysteresis_until_the_first_stops(weak, strong):
+    kept, grown = None, weak & strong
+    while kept is None or not torch.equal(kept[0], grown[0]):
+        kept, grown = grown, weak & (F.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0)
+    return grown
+
+
+def zeroed(forward):
+    """A zero convolution that does something else than W h + b."""
+
+    def zero_conv(channels):
+        layer = type("Layer", (nn.Conv2d,), {"forward": forward})(channels, channels, 1)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    return zero_conv
+
+
+def zero_conv_of_six(channels):
+    return controlnet.zero_conv(6)
+
+
+def copied(patch=lambda z, n: F.pixel_unshuffle(z, n), is_down=lambda k, layer: isinstance(layer, controlnet.Downsample)):
+    class Copied(controlnet.ControlNet):
+        def forward(self, z, t, context, style, condition):
+            temb, h = self.embed(t, style), self.conv_in(patch(z, self.patch)) + self.look(condition)
+            stack = [h]
+            for k, layer in enumerate(self.down):
+                h = layer(h, temb) if is_down(k, layer) else layer(h, temb, context)
+                stack.append(h)
+            for layer in self.mid:
+                h = layer(h, temb, context)
+            return [zero(f) for zero, f in zip(self.zeros, [*stack, h])]
+
+    return Copied
+
+
+def square_patches(z, n):
+    B, C, S = z.shape[:3]
+    return z.reshape(B, C, S // n, n, S // n, n).permute(0, 1, 3, 5, 2, 4).reshape(B, -1, S // n, S // n)
+
+
+def steer_clamped(low, high):
+    return lambda u, n, z, t, x, s, c, scale=1.0: controlnet.steer(u, n, z, t, x, s, c, min(max(scale, low), high))
+
+
+def steer_three(unet, control, z, t, context, style, condition, scale=1.0):
+    a, b, c = control(z, t, context, style, condition)
+    return unet(z, t, context, style, control=[scale * a, scale * b, scale * c])
+
+
 WRONG = {
     "sobel": [
         (sobel_unscaled, "8 times too large"),
@@ -318,6 +382,9 @@ WRONG = {
         (thin_ones, "marked with 1"),
         (thin_divides_by_zero, "nan|flat|off by"),
         (lambda gx, gy: controlnet.thin(gy, gx), "off by"),
+        (lambda gx, gy: faint(gx, gy, eps=1e-3), "faint"),
+        (lambda gx, gy: faint(gx, gy, slack=1e-3), "faint"),
+        (lambda gx, gy: faint(gx, gy, least=1e-2), "faint"),
         (lambda gx, gy: controlnet.thin(gx[:1], gy[:1]).expand_as(gx), "off by"),
     ],
     "hysteresis": [
@@ -333,6 +400,7 @@ WRONG = {
         (hysteresis_spills, "off by"),
         (hysteresis_counts_strong, "they don't count"),
         (hysteresis_of_floats, "dtype"),
+        (hysteresis_until_the_first_stops, "too early"),
         (hysteresis_in_place, "changes its argument strong"),
     ],
     "zero_conv": [
@@ -343,6 +411,10 @@ WRONG = {
         (zero_conv_times_zero, "no gradient"),
         (zero_conv_without_bias, "bias"),
         (lambda channels, made={}: made.setdefault(channels, controlnet.zero_conv(channels)), "same layer"),
+        (zero_conv_of_six, "should have 1 channels"),
+        (zeroed(lambda self, h: nn.Conv2d.forward(self, h.detach())), "what lies behind"),
+        (zeroed(lambda self, h: nn.Conv2d.forward(self, h.relu())), "W h"),
+        (zeroed(lambda self, h: F.conv2d(h, self.weight)), "W h"),
     ],
     "ControlNet": [
         (NoDrawing, "makes no difference"),
@@ -354,6 +426,9 @@ WRONG = {
         (LateDrawing, "off by"),
         (CutDrawing, "no gradient reaches condition"),
         (NoGradient, "no gradient flows"),
+        (copied(patch=lambda z, n: F.pixel_unshuffle(z, 2)), "stopped"),
+        (copied(patch=square_patches), "stopped|off by"),
+        (copied(is_down=lambda k, layer: k == 1), "stopped"),
     ],
     "steer": [
         (steer_without_scale, "no difference"),
@@ -365,6 +440,9 @@ WRONG = {
         (steer_twice, "asked once"),
         (steer_detached, "gradient"),
         (steer_half, "without a scale"),
+        (steer_clamped(0.0, 10.0), "-1.5"),
+        (steer_clamped(-10.0, 2.0), "or 6"),
+        (steer_three, "stopped"),
     ],
 }
 
@@ -375,10 +453,10 @@ RIGHT = {
             convolve(convolve(x, torch.tensor([[0.25, 0.5, 0.25]])), torch.tensor([[-0.5], [0], [0.5]])),
         ),
     ],
-    "thin": [thin_variant()],
+    "thin": [thin_variant(), faint],
     "hysteresis": [hysteresis_rounds(2000)],
     "zero_conv": [lambda channels: nn.Conv2d(channels, channels, (1, 1)).apply(lambda m: [p.data.zero_() for p in m.parameters()])],
-    "ControlNet": [Copy],
+    "ControlNet": [Copy, copied()],
     "steer": [lambda u, n, z, t, x, s, c, scale=1.0: u(z, t, x, s, control=tuple(torch.mul(a, scale) for a in n(z, t, x, s, c)))],
 }
 

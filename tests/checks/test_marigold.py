@@ -72,6 +72,9 @@ def by_sorting(depth, low=0.02, high=0.98):
     maps = []
     for d in depth:
         known = d[d.isfinite()].double().sort().values
+        if not len(known):
+            maps.append(d)
+            continue
         near, far = quantile(known, low), quantile(known, high)
         maps.append((2 * (d - near) / torch.clamp(far - near, min=1e-6) - 1).clamp(-1, 1).to(d.dtype))
     return torch.stack(maps)
@@ -179,7 +182,7 @@ def by_normal_equations(pred, depth, known):
     s, b = [], []
     for p, d, k in zip(pred, depth, known):
         A = torch.stack([p[k], torch.ones_like(p[k])], 1)
-        flat = p[k].max() == p[k].min()
+        flat = p[k].numel() == 0 or p[k].max() == p[k].min()
         x = torch.stack([0 * d[k].mean(), d[k].mean()]) if flat else torch.linalg.solve(A.T @ A, A.T @ d[k])
         s.append(x[0]), b.append(x[1])
     return torch.stack(s), torch.stack(b)
@@ -345,6 +348,65 @@ def one_range_for_all(maps, rounds=5):
 
 _errors, _noise, _votes = {}, {}, {}  # what cached answers keep
 
+
+def clamped_too_high(depth, low=0.02, high=0.98):
+    near, far = (torch.nanquantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))
+    return ((depth - near) / (far - near).clamp(min=1e-2) * 2 - 1).clamp(-1, 1)
+
+
+def nothing_is_near(depth, low=0.02, high=0.98):
+    return torch.where(depth.isnan().flatten(1).all(1)[:, None, None, None], -1, marigold.normalise_depth(depth, low, high))
+
+
+def flat_without_holes(depth, low=0.02, high=0.98):
+    near, far = (torch.nanquantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))
+    return torch.where(far - near < 1e-6, -1, marigold.normalise_depth(depth, low, high))
+
+
+def one_flat_spoils_all(depth, low=0.02, high=0.98):
+    near, far = (torch.nanquantile(depth.flatten(1), q, dim=1)[:, None, None, None] for q in (low, high))
+    return -torch.ones_like(depth) if (far - near).min() < 1e-6 else ((depth - near) / (far - near) * 2 - 1).clamp(-1, 1)
+
+
+def line(pred, depth, known, fill=True, least=0, constant=0.0):
+    w, p, d = known.to(pred).flatten(1), (torch.where(known, pred, 0) if fill else pred).flatten(1), torch.where(known, depth, 0).flatten(1)
+    n = w.sum(1, keepdim=True).clamp(min=least)
+    dp, dd = p - (w * p).sum(1, keepdim=True) / n, d - (w * d).sum(1, keepdim=True) / n
+    variance = (w * dp**2).sum(1)
+    s = (w * dp * dd).sum(1) / variance.clamp(min=1e-12) + constant * (variance < 1e-12)
+    return s, ((w * d).sum(1) - s * (w * p).sum(1)) / n[:, 0]
+
+
+def prediction_with_nan(pred, depth, known):
+    return line(pred, depth, known, fill=False)
+
+
+def zero_where_nothing_is_known(pred, depth, known):
+    return line(pred, depth, known, least=1)
+
+
+def a_constant_keeps_its_scale(pred, depth, known):
+    return line(pred, depth, known, constant=1.0)
+
+
+def shift_detached(pred, depth, known):
+    s, b = line(pred, depth, known)
+    return s, b.detach() + 0 * b
+
+
+def no_error_where_nothing_is_known(pred, depth):
+    return tuple(e.nan_to_num(0.0) for e in marigold.depth_errors(pred, depth))
+
+
+def squeezed(levels, t, T=1000, strength=0.9):
+    x = marigold.multi_resolution_noise(levels, t, T, strength)
+    return x / x.flatten(1).std(1).squeeze()[:, None, None, None]
+
+
+def five_rounds_at_most(maps, rounds=5):
+    return marigold.ensemble(maps, min(rounds, 5))
+
+
 WRONG = {
     "normalise_depth": [
         (unclipped, "clip"),
@@ -357,8 +419,16 @@ WRONG = {
         (spoilt_by_nan, "whole map unknown"),
         (holes_filled, "off by|unknown pixels"),
         (defaults_only, "only their defaults"),
+        (clamped_too_high, "tiny range"),
+        (nothing_is_near, "single known"),
+        (flat_without_holes, "unknown pixels should stay NaN"),
+        (one_flat_spoils_all, "off by|nan"),
     ],
     "scale_shift": [
+        (prediction_with_nan, "the prediction, too"),
+        (zero_where_nothing_is_known, "nothing is known"),
+        (a_constant_keeps_its_scale, "should be 0"),
+        (shift_detached, "gradient"),
         (no_shift, "without a shift"),
         (with_nan, "nan|NaN"),
         (holes_are_zero, "counted as depth 0"),
@@ -376,6 +446,7 @@ WRONG = {
         (lambda p, d, known: tuple(v.float() for v in marigold.scale_shift(p, d, known)), "dtype"),
     ],
     "depth_errors": [
+        (no_error_where_nothing_is_known, "NaN twice"),
         (over_all_pixels, "number of known"),
         (by_prediction, "true depth|inf"),
         (nan_errors, "NaN|nan"),
@@ -400,6 +471,7 @@ WRONG = {
         (lambda w: torch.cat([w, w], 1) / w.shape[1], "off by"),
     ],
     "multi_resolution_noise": [
+        (squeezed, "stopped"),
         (not_scaled_back, "scaled back"),
         (not_annealed, "same noise"),
         (in_blocks, "blocks"),
@@ -426,6 +498,7 @@ WRONG = {
         (lambda maps, rounds=5: vote()(maps, rounds)[::-1], "exchanged"),
         (lambda maps, rounds=5: vote()(maps, rounds)[0], "2 values"),
         (stacked_over_pictures, "off by"),
+        (five_rounds_at_most, "off by"),
         (no_floor, "same everywhere"),
         (vote(rounds_of=lambda r: max(r - 1, 0)), "too few"),
         (vote(rounds_of=lambda r: r + 1), "too many"),
