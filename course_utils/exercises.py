@@ -372,7 +372,7 @@ def _same_gradients(got, want, mine, theirs, grad, what, tol, seed):
         if not torch.isfinite(a).all():
             raise Wrong(f"{what}: the values are right, but its gradient with respect to {name} holds nan or inf.")
         if (a - b).abs().max() > 10 * tol * max(1.0, b.abs().max().item()):
-            raise Wrong(f"{what}: the values are right, but not the right gradient with respect to {name}: on its way to the result something is cut, or let through.")
+            raise Wrong(f"{what}: the values are right, but not the right gradient with respect to {name}: something on its way is cut, or let through.")
 
 
 def _tensors(x) -> list:
