@@ -208,17 +208,21 @@ def lbs(answer):
         ("every bone has the same say: it should vote with its weight.", lambda *a: reference(*a, even=True)),
     ]
 
-    def draw(of_V, of_A, dtype=torch.float64):
+    def draw(of_V, of_A, dtype=torch.float64, bones=4):
         return lambda g: {
             "V": torch.randn(*of_V, 7, 3, generator=g, dtype=dtype),
-            "W": _weights(7, 4, g, dtype),
-            "A": _transforms((*of_A, 4), g, dtype),
+            "W": _weights(7, bones, g, dtype).log(),
+            "A": _transforms((*of_A, bones), g, dtype),
         }
 
-    agree(answer, reference, draw((), ()), what="the array of posed vertices", grad=("V", "W", "A"), tol=1e-9, suspects=suspects)
-    batches = [draw((), (2,)), draw((), (2, 3)), draw((5,), (5,)), draw((5,), ())]
-    agree(answer, reference, batches, what="the batch of posed vertices", grad=("V", "W", "A"), tol=1e-9, suspects=suspects)
-    agree(answer, reference, draw((), (2,), torch.float32), what="the array of posed vertices in single precision", grad=("V", "W", "A"), tol=1e-4)
+    of_logits = lambda fn: lambda V, W, A: fn(V, W.softmax(1), A)  # rows of W sum to 1: only such changes of W count in the gradient
+    own, truth = of_logits(answer), of_logits(reference)
+    suspects = [(message, of_logits(wrong)) for message, wrong in suspects]
+
+    agree(own, truth, draw((), ()), what="the array of posed vertices", grad=("V", "W", "A"), tol=1e-9, suspects=suspects)
+    batches = [draw((), (2,)), draw((), (2, 3)), draw((5,), (5,)), draw((5,), ()), draw((2, 1), (3,), bones=6), draw((3,), (2, 1), bones=2)]
+    agree(own, truth, batches, what="the batch of posed vertices", grad=("V", "W", "A"), tol=1e-9, suspects=suspects)
+    agree(own, truth, draw((), (2,), torch.float32), what="the array of posed vertices in single precision", grad=("V", "W", "A"), tol=1e-4)
 
 
 def _blended(W, real, dual, sign=True, sign_dual=True, one_length=True, divide=True, first=False):
@@ -249,19 +253,28 @@ def blend_dual_quaternions(answer):
 
     def draw(*shape, dtype=torch.float64):
         def case(g):
-            real = torch.nn.functional.normalize(torch.randn(*shape, 4, 4, generator=g, dtype=dtype), dim=-1)
-            return {"W": _weights(9, 4, g, dtype), "real": real, "dual": torch.randn(*shape, 4, 4, generator=g, dtype=dtype)}
+            return {
+                "W": _weights(9, 4, g, dtype),
+                "real": torch.randn(*shape, 4, 4, generator=g, dtype=dtype),
+                "dual": torch.randn(*shape, 4, 4, generator=g, dtype=dtype),
+            }
 
         return case
 
+    unit = lambda fn: (
+        lambda W, real, dual: fn(W, torch.nn.functional.normalize(real, dim=-1), dual)
+    )  # only changes that keep the length 1 count in the gradient
+
+    @unit
     def work(W, real, dual):
         out = answer(W, real, dual)
         right(isinstance(out, (tuple, list)) and len(out) == 2, "return two tensors: the real part and the dual part.")
         return tuple(out)
 
+    suspects = [(message, unit(wrong)) for message, wrong in suspects]
     cases = [draw(), draw(3), draw(2, 3)]
-    agree(work, reference, cases, what="(real, dual)", grad=("W", "real", "dual"), tol=1e-9, suspects=suspects)
-    agree(work, reference, draw(3, dtype=torch.float32), what="(real, dual) in single precision", grad=("W", "real", "dual"), tol=1e-4)
+    agree(work, unit(reference), cases, what="(real, dual)", grad=("W", "real", "dual"), tol=1e-9, suspects=suspects)
+    agree(work, unit(reference), draw(3, dtype=torch.float32), what="(real, dual) in single precision", grad=("W", "real", "dual"), tol=1e-4)
     half_turn = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, -1.0, 0]])
     W, dual = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]), torch.arange(12.0).view(3, 4)
     for got, want, part in zip(work(W, half_turn, dual), reference(W, half_turn, dual), ("real", "dual")):

@@ -138,6 +138,14 @@ def volume_weights(answer):
         ("the ray is upside down: the first piece is the nearest.", lambda s, d: _weights(s.flip(-1), d.flip(-1)).flip(-1)),
     ]
 
+    crumb = "a crumb like 1e-10 is added to what a piece lets through: nothing is divided by it, so leave it out."
+
+    def crumbs(sigma, delta):
+        passed = torch.exp(-sigma * delta)
+        return (1 - passed) * torch.cat([torch.ones_like(passed[..., :1]), passed[..., :-1] + 1e-10], -1).cumprod(-1)
+
+    suspects.append((crumb, crumbs))
+
     def draw(size, dtype):
         return lambda g: {"sigma": torch.rand(size, generator=g, dtype=dtype) * 3, "delta": torch.rand(size, generator=g, dtype=dtype) * 0.5 + 0.01}
 
@@ -187,14 +195,16 @@ def positional_encoding(answer):
         (order + "the sines of all coordinates come before the first cosine.", lambda *a: _encoded(*a, order="by coordinate")),
     ]
 
-    def draw(size, dtype):
+    def draw(size, dtype, reach=1.0):
         *shape, bands = size
-        return lambda g: {"x": torch.rand(shape, generator=g, dtype=dtype) * 2 - 1, "bands": bands}
+        return lambda g: {"x": reach * (torch.rand(shape, generator=g, dtype=dtype) * 2 - 1), "bands": bands}
 
     for dtype, cases in _cases(draw, (5, 2, 3, 4), (4, 2, 6), (3, 2), (2, 1, 1)).items():
         agree(answer, _encoded, cases, what="the encoding", grad=("x",), tol=TOL[dtype], suspects=suspects)
     for dtype in (torch.float64, torch.float32):
-        agree(answer, lambda x, bands: x, draw((4, 3, 0), dtype), what="the encoding with bands = 0, which is x alone,", tol=0)
+        agree(answer, lambda x, bands: x, draw((4, 3, 0), dtype), what="the encoding with bands = 0, which is x alone,", grad=("x",), tol=0)
+    agree(answer, _encoded, draw((3, 2, 10), torch.float64), what="the encoding with 10 bands", grad=("x",), tol=1e-8, suspects=suspects)
+    agree(answer, _encoded, draw((5, 3, 4), torch.float64, 3.0), what="the encoding of points beyond 1", grad=("x",), tol=1e-9, suspects=suspects)
 
 
 # Sampling
@@ -264,9 +274,10 @@ def sample_pdf(answer):
 def _random_samples(answer):
     """With jitter: one sample in every stratum of every ray, spread over the whole stratum, rays and calls independent."""
     R, n = 60, 16
-    edges, w = (x[:1].repeat(R, 1) for x in _histogram(1, 6, zeros=False)(torch.Generator().manual_seed(5)))
+    edges, w = _histogram(R, 6, zeros=False)(torch.Generator().manual_seed(5))
     s = answer(edges, w, n)
     alike(s.shape if isinstance(s, torch.Tensor) else s, (R, n), "the shape of the samples with jitter")
+    right(s.dtype == edges.dtype, f"with jitter the samples should have the dtype of edges, {edges.dtype}, too; they are {s.dtype}.")
     u = _strata(s.detach(), edges, w) * n  # (R, n)
     if not torch.equal(u.sort(-1)[0], u):
         raise Wrong("with jitter the samples of a ray are not in order.")
@@ -278,11 +289,15 @@ def _random_samples(answer):
         not torch.allclose(place, place[:, :1].expand(R, n), atol=1e-6),
         "with jitter one random number serves all strata of a ray: every stratum should draw its own.",
     )
-    if abs(place.mean() - 0.5) > 0.05 or abs(place.std() - 12**-0.5) > 0.04:
+    apart = (u[:, None] - u[None]).abs().amax(-1)  # (R, R)
+    right(int((apart < 1e-4).sum()) == R, "with jitter several rays get the same u: every ray should draw its own.")
+    if abs(place.mean() - 0.5) > 0.05 or abs(place.std() - 12**-0.5) > 0.04 or place.min() > 0.025 or place.max() < 0.975:
         raise Wrong(
             f"with jitter u is not spread evenly over its stratum: mean {place.mean():.2f} and deviation {place.std():.2f} of its width, not 0.50 and 0.29."
         )
     right(not torch.equal(s, answer(edges, w, n)), "two calls with jitter gave the same samples.")
+    single = _strata(answer(edges, w, 1), edges, w)
+    right(bool(single.max() - single.min() > 0.5), "with jitter and n = 1 the sample should lie anywhere on the ray, but it hardly moves.")
 
 
 # A whole ray
@@ -408,7 +423,9 @@ def render_rays(answer):
     _gradient_of_a_ray(work, draw(4, 6, 5, half, torch.float64))
     nothing = answer(_Fog(torch.ones(6)), *_looking(3, torch.float32)(torch.Generator().manual_seed(1))[1:], 4, 2, lambda x: x[:, 0] > 9)
     alike(nothing, (torch.ones(3, 3), torch.zeros(3), torch.zeros(3)), "(colour, opacity, mean distance) of rays through empty cells only")
+    _thin_fog(answer)
     _calls_of_the_field(answer)
+    _empty_half(answer)
 
 
 def _gradient_of_a_ray(work, case):
@@ -430,6 +447,48 @@ def _gradient_of_a_ray(work, case):
     if close(got, through) and not close(got, want):
         raise Wrong("the gradient also runs through the places of the fine samples: the coarse pass should only say where to look.")
     right(close(got, want), "the values are right, but not the gradient that reaches the field's parameters: part of the way is cut.")
+    theta, o, d, *rest = given
+    ray = [o.clone().requires_grad_(), d.clone().requires_grad_()]
+    value = (work(theta, *ray, *rest)[0] * scale).sum()
+    for name, g in zip("od", torch.autograd.grad(value, ray, allow_unused=True) if value.requires_grad else (None, None)):
+        right(g is not None and bool(g.isfinite().all() and g.any()), f"no gradient reaches {name}: poses could not be learned through the renderer.")
+
+
+class _Haze(_Fog):
+    """A fog ten thousand times thinner."""
+
+    def _sigma(self, x):
+        return 1e-4 * super()._sigma(x)
+
+
+def _thin_fog(answer):
+    """Where next to nothing is seen, the mean distance is still a mean."""
+    theta, o, d = _looking(4, torch.float64)(torch.Generator().manual_seed(6))
+    want = torch.stack([_one(_Haze(theta), p, q, 5, 0, None)[2] for p, q in zip(o, d)])
+    same(
+        answer(_Haze(theta), o, d, 5, 0, None, jitter=False)[2], want, "the mean distance in thin fog (its denominator is clamped at 1e-6, no higher)", tol=1e-9
+    )
+
+
+def _empty_half(answer):
+    """One ray whose first half is empty: nobody asks there, and jitter and the defaults stay as they are."""
+    theta, o, d = _looking(1, torch.float64)(torch.Generator().manual_seed(8))
+    b = (o * d).sum(-1)
+    root = (b * b - (o * o).sum(-1) + 1).sqrt()
+    beyond = lambda x: (x - o[0]) @ d[0] > -b[0]
+    n, n_fine = 12, 6
+    fog = _Fog(theta)
+    answer(fog, o, d, n, n_fine, beyond)
+    asked = torch.cat([*fog.thin, *fog.full])
+    right(bool(beyond(asked).all()), "the field is asked in cells that the occupancy calls empty: hand it to both passes, so that these points are left out.")
+    place = ((torch.cat(fog.thin) - o) @ d[0] + b + root) / (2 * root) * n
+    right(bool((place.frac() - 0.5).abs().max() > 1e-3), "with an occupancy the coarse samples lose their jitter.")
+    fog = _Fog(theta)
+    answer(fog, o, d, n)
+    asked = torch.cat(fog.full)
+    right(len(asked) == n and not fog.thin, f"without n_fine there are no fine samples: {n} points of the field are enough, but {len(asked)} were asked for.")
+    place = ((asked - o) @ d[0] + b + root) / (2 * root) * n
+    right(bool((place.frac() - 0.5).abs().max() > 1e-3), "without fine samples the coarse ones lose their jitter.")
 
 
 def _calls_of_the_field(answer):

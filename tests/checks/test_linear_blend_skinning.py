@@ -97,12 +97,30 @@ def fit_by_vertex(V, W, A, f, target, ridge=1e-3):
     return torch.stack(out)
 
 
+def skin_from_rest(V, W, A):
+    """How far each bone moves the vertex, weighed and added to the vertex: the same, since weights sum to 1."""
+    moved = torch.einsum("...jab,...nb->...nja", A[..., :3], V) + A[..., None, :, :, 3]
+    return V + torch.einsum("nj,...nja->...na", W, moved - V[..., None, :])
+
+
+def blend_normalised(W, real, dual):
+    return ours.blend_dual_quaternions(W, torch.nn.functional.normalize(real, dim=-1), dual)
+
+
+def fit_in_the_space_of_examples(V, W, A, f, target, ridge=1e-3):
+    """C = X^T (X X^T + ridge)^-1 y."""
+    M = torch.einsum("nj,tjac->tnac", W, A[..., :3])
+    X = torch.einsum("tnac,tk->ntack", M, f).flatten(3).flatten(1, 2)
+    y = (target - ours.lbs(V, W, A)).transpose(0, 1).flatten(1)[..., None]
+    return (X.mT @ torch.linalg.solve(X @ X.mT + ridge * torch.eye(X.shape[1], dtype=V.dtype), y)).reshape(len(V), 3, -1)
+
+
 RIGHT = {
     "rodrigues": [by_exponential, by_quaternion],
     "forward_kinematics": [chain_with_matrices, chain_by_recursion],
-    "lbs": [skin_by_votes, skin_homogeneous],
-    "blend_dual_quaternions": [blend_by_loop],
-    "fit_correctives": [fit_by_einsum, fit_by_vertex],
+    "lbs": [skin_from_rest, skin_by_votes, skin_homogeneous],
+    "blend_dual_quaternions": [blend_normalised, blend_by_loop],
+    "fit_correctives": [fit_in_the_space_of_examples, fit_by_einsum, fit_by_vertex],
 }
 
 
@@ -297,6 +315,15 @@ def bent(**how):
     return answer
 
 
+def four_bones(V, W, A):
+    return sum(W[:, j : j + 1] * (V @ A[..., j, :, :3].mT + A[..., j, None, :, 3]) for j in range(min(4, W.shape[1])))
+
+
+def pose_by_pose(V, W, A):
+    """Pairs up the batches of V and A, and doesn't broadcast them."""
+    return torch.stack([ours.lbs(v, W, a) for v, a in zip(V, A)]) if V.ndim > 2 and A.ndim > 3 else ours.lbs(V, W, A)
+
+
 WRONG = {
     "rodrigues": [
         (lambda w: ours.rodrigues(-w), "inverse rotation"),
@@ -329,6 +356,8 @@ WRONG = {
         (lambda R, J, p: ours.forward_kinematics(R, J, p)[0], "two tensors"),
     ],
     "lbs": [
+        (four_bones, "off by"),
+        (pose_by_pose, "shape"),
         (no_translation, "translations are missing"),
         (transposed, "transposed"),
         (strongest_only, "strongest bone"),

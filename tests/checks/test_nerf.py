@@ -90,11 +90,33 @@ def by_lerp(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
     return torch.einsum("rs,rsc->rc", w, rgb) + 1 - opacity, opacity[:, 0], torch.einsum("rs,rs->r", w, s) / torch.clamp(opacity[:, 0], 1e-6)
 
 
+def jittered(place=torch.rand, of_first=False, dtype=None, single=True):
+    """sample_pdf whose jitter alone is wrong: ``place`` (R, n) within the strata."""
+
+    def answer(edges, w, n, jitter=True):
+        if not jitter or (n == 1 and not single):
+            return nerf.sample_pdf(edges, w, n, jitter=False)
+        if of_first:
+            edges, w = edges[:1].expand_as(edges), w[:1].expand_as(w)
+        cdf = F.pad(w.cumsum(-1), (1, 0))
+        cdf = cdf / cdf[:, -1:]
+        u = ((torch.arange(n) + place(len(edges), n)) / n).to(edges)
+        i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, w.shape[-1] - 1)
+        low, high, left, right = cdf.gather(-1, i), cdf.gather(-1, i + 1), edges.gather(-1, i), edges.gather(-1, i + 1)
+        return (left + (u - low) / (high - low) * (right - left)).to(dtype or edges.dtype)
+
+    return answer
+
+
+def in_pairs(R, n):
+    return torch.rand((R + 1) // 2, n).repeat_interleave(2, 0)[:R]
+
+
 RIGHT = {
     "pixel_rays": [rays_by_inverse, rays_by_einsum],
     "volume_weights": [weights_by_products, weights_by_differences, weights_by_loop],
     "positional_encoding": [encoding_by_loop, encoding_by_einsum],
-    "sample_pdf": [pdf_by_rays],
+    "sample_pdf": [jittered(), pdf_by_rays],
     "render_rays": [by_lerp],
 }
 
@@ -247,6 +269,61 @@ def sloppy(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
     return (w[..., None] * rgb).sum(1) + (1 - w.sum(-1))[:, None], w.sum(-1), (w * s).sum(-1) / w.sum(-1).clamp(min=1e-6)
 
 
+def crumbs(sigma, delta):
+    passed = torch.exp(-sigma * delta)
+    return (1 - passed) * F.pad(passed[..., :-1] + 1e-10, (1, 0), value=1.0).cumprod(-1)
+
+
+def inside_one(x, bands):
+    return nerf.positional_encoding(x.clamp(-1, 1), bands)
+
+
+def six_bands_at_most(x, bands):
+    return nerf.positional_encoding(x, min(bands, 6))
+
+
+def cut_without_bands(x, bands):
+    return nerf.positional_encoding(x, bands) if bands else x.detach()
+
+
+def floored(floor):
+    def answer(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
+        colour, opacity, distance = nerf.render_rays(field, o, d, n, n_fine, occupancy, jitter)
+        return colour, opacity, distance * opacity.clamp(min=1e-6) / opacity.clamp(min=floor)
+
+    return answer
+
+
+def poses_cut(field, o, d, *args, **kwargs):
+    return nerf.render_rays(field, o.detach(), d.detach(), *args, **kwargs)
+
+
+def always_fine(field, o, d, n, n_fine=4, occupancy=None, jitter=True):
+    return nerf.render_rays(field, o, d, n, n_fine, occupancy, jitter)
+
+
+def masked(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
+    """Asks everywhere, and forgets what lies in empty cells."""
+
+    class Masked:
+        def density(self, x):
+            return field.density(x) * (1 if occupancy is None else occupancy(x))
+
+        def __call__(self, x, v):
+            sigma, colour = field(x, v)
+            return sigma * (1 if occupancy is None else occupancy(x)), colour
+
+    return nerf.render_rays(Masked(), o, d, n, n_fine, None, jitter)
+
+
+def stiff_with_occupancy(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
+    return nerf.render_rays(field, o, d, n, n_fine, occupancy, jitter and occupancy is None)
+
+
+def stiff_without_fine(field, o, d, n, n_fine=0, occupancy=None, jitter=True):
+    return nerf.render_rays(field, o, d, n, n_fine, occupancy, jitter and n_fine > 0)
+
+
 WRONG = {
     "pixel_rays": [
         (rays(half=0.0), "corners"),
@@ -266,6 +343,7 @@ WRONG = {
         (lambda K, R, t, h, w: tuple(x.float() for x in rays()(K, R, t, h, w)), "dtype"),
     ],
     "volume_weights": [
+        (crumbs, "crumb"),
         (own_piece, "weakened by piece i itself"),
         (lambda s, d: 1 - torch.exp(-s * d), "opacities of the pieces alone"),
         (lambda s, d: s * d * torch.exp(-F.pad((s * d).cumsum(-1)[..., :-1], (1, 0))), "only where σδ is small"),
@@ -282,6 +360,9 @@ WRONG = {
         (lambda s, d: nerf.volume_weights(s.clamp(max=2.5), d), "off by"),
     ],
     "positional_encoding": [
+        (inside_one, "beyond 1"),
+        (six_bands_at_most, "10 bands"),
+        (cut_without_bands, "no gradient"),
         (encoding(pi=1.0), "π is missing"),
         (encoding(pi=2 * math.pi), "lowest frequency"),
         (encoding(keep=False), "in front"),
@@ -295,6 +376,11 @@ WRONG = {
         (lambda x, bands: encoding()(x, max(1, bands)), "bands = 0"),
     ],
     "sample_pdf": [
+        (jittered(dtype=torch.float32), "dtype of edges"),
+        (jittered(of_first=True), "strata"),
+        (jittered(single=False), "hardly moves"),
+        (jittered(lambda R, n: 0.05 + 0.9 * torch.rand(R, n)), "not spread evenly"),
+        (jittered(in_pairs), "several rays"),
         (pdf(normal=""), "divided by their sum"),
         (pdf(normal="all"), "off by"),
         (pdf(first=False), "does not begin at 0|off by"),
@@ -314,6 +400,13 @@ WRONG = {
         (cached, "second call"),
     ],
     "render_rays": [
+        (floored(1e-2), "thin fog"),
+        (floored(1e-3), "thin fog"),
+        (poses_cut, "poses"),
+        (always_fine, "without n_fine"),
+        (masked, "calls empty"),
+        (stiff_with_occupancy, "lose their jitter"),
+        (stiff_without_fine, "lose their jitter"),
         (renderer(background=0.0), "black"),
         (renderer(normal=False), "divided by the opacity"),
         (renderer(join=False), "replace the coarse ones"),
