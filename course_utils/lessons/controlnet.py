@@ -14,7 +14,7 @@ from torch import nn
 from course_utils.errors import as_list
 from course_utils.lessons.clip import embed, load_clip
 from course_utils.lessons.ddpm import Downsample, ddim_sample, q_sample, velocity
-from course_utils.lessons.latent_diffusion import TextUNet, guide, load_latent_diffusion
+from course_utils.lessons.latent_diffusion import TextUNet, guide, load_latent_diffusion, one_style_each
 
 
 def grey(x):
@@ -233,7 +233,7 @@ def sample_controlled(ld, control, captions, condition, style=1, w=2.0, scale=1.
         raise ValueError(
             f"{n} captions in {steps} steps with conditions {tuple(c.shape)}: ({max(n, 1)}, 2, 64, 64) are needed."
         )
-    s = ld.styles(style, n)
+    s = one_style_each(style, n, ld.device)
 
     def model(z, t):
         return guide(steer(ld.unet, control, z, t, words, s, c, scale), ld.unet(z, t, none, s), w)

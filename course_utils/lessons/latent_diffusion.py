@@ -361,6 +361,14 @@ def guide(with_text, without, w):
     return without + w * (with_text - without)
 
 
+def one_style_each(style, n, device):
+    """One style for all, or one for each of n captions, as a tensor (n,): 0 = any, 1 = Noto, 2 = Twemoji."""
+    s = torch.as_tensor(style).expand(n).to(device)
+    if s.is_floating_point() or not bool(((s >= 0) & (s <= 2)).all()):
+        raise ValueError(f"style {style}: 0 is any, 1 Noto, 2 Twemoji.")
+    return s
+
+
 def guided(unet, c, none, style, w, **more):
     """model(z_t, t) for the sampler, guided with weight w. c, none: words with and without caption (B, T, E); style: (B,); ``more`` goes to the U-Net."""
 
@@ -405,14 +413,8 @@ class LatentDiffusion:
         """model(z_t, t) for the sampler, guided with weight w. ``more`` goes to the U-Net; so does ``unet``, if another one shall be used."""
         captions = as_list(captions)
         c, none = self.words(captions), self.words([""] * len(captions))
-        return guided(unet or self.unet, c, none, self.styles(style, len(captions)), w, **more)
-
-    def styles(self, style, n):
-        """One style for all or one for each of n captions, as a tensor (n,): 0 = any, 1 = Noto, 2 = Twemoji."""
-        s = torch.as_tensor(style).expand(n).to(self.device)
-        if s.is_floating_point() or not bool(((s >= 0) & (s < len(self.unet.style.weight))).all()):
-            raise ValueError(f"style {style}: 0 is any, 1 Noto, 2 Twemoji.")
-        return s
+        s = one_style_each(style, len(captions), self.device)
+        return guided(unet or self.unet, c, none, s, w, **more)
 
     @torch.no_grad()
     def sample(self, captions, style=1, w=3.0, steps=20, seed=0, start=None, unet=None, **more):
