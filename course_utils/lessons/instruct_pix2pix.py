@@ -170,6 +170,10 @@ def clip_scores(clip, before, after, captions_before, captions_after):
     """{direction, image, caption: (B,)}: direction similarity, similarity of the two pictures, and the lower fit of picture and caption. Pictures (B, 3, 64, 64)."""
     a, b = (clip.encode_image(F.avg_pool2d(x.to(clip.log_scale.device), 2)).cpu() for x in (before, after))
     s, t = (clip.encode_text(as_list(c)).cpu() for c in (captions_before, captions_after))
+    if not len(a) == len(b) == len(s) == len(t):
+        raise CourseError(
+            f"{len(a)} and {len(b)} pictures, {len(s)} and {len(t)} captions: one of each a pair is needed."
+        )
     fit = torch.minimum((a * s).sum(1), (b * t).sum(1))
     return {"direction": direction_similarity(a, b, s, t), "image": (a * b).sum(1), "caption": fit}
 

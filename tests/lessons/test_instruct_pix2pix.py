@@ -341,6 +341,8 @@ def test_other_slips_get_one_sentence():
     for kind, language in (("hair", "en"), ("tone", "de")):
         with pytest.raises(CourseError, match="No wordings"):
             lesson.wordings(kind, "dark", language)
+    with pytest.raises(CourseError, match="one of each a pair"):
+        lesson.clip_scores(lesson.load_clip(image="both"), x, x, ["a"], ["b", "c"])
     for before, after, noises in ((["a"], ["b", "c"], 1), (["a"], ["b"], 2), ([], [], 0)):
         with pytest.raises(CourseError, match="one of each a pair"):
             lesson.make_pairs(None, before, after, 0.5, torch.zeros(noises, 4, 16, 16))
