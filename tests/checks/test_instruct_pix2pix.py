@@ -10,7 +10,7 @@ from torch import nn
 from course_utils.checks import instruct_pix2pix as checks
 from course_utils.exercises import examine
 from course_utils.lessons import instruct_pix2pix as lesson
-from course_utils.lessons.ddpm import ddim_sample
+from course_utils.lessons.ddpm import ddim_sample, make_schedule
 
 from . import WRONG_SHAPE, accepts, every, refuses
 
@@ -62,6 +62,19 @@ def direction_by_hand(a, b, s, t):
 
 def direction_by_rows(a, b, s, t):
     return torch.stack([F.cosine_similarity(v - u, y - x, dim=0) for u, v, x, y in zip(a, b, s, t)])
+
+
+def direction_with_epsilon(a, b, s, t):
+    u, v = b - a, t - s
+    return (u * v).sum(-1) / (u.norm(dim=-1) * v.norm(dim=-1) + 1e-8)
+
+
+def direction_in_single(*given):
+    return lesson.direction_similarity(*(x.float() for x in given)).double()
+
+
+def direction_of_unit_vectors(*given):
+    return lesson.direction_similarity(*(F.normalize(x, dim=-1) for x in given))
 
 
 def widen_random(conv, extra):
@@ -289,6 +302,7 @@ def sampler(
     loop=False,
     t_as=torch.long,
     style_as=torch.long,
+    eta=0.0,
 ):
     """The guided sampler with one thing wrong, or (``loop``) right but written otherwise."""
 
@@ -313,7 +327,7 @@ def sampler(
         if loop:
             return by_levels(model, start, steps, schedule)
         start = torch.randn_like(start) if fresh else start
-        return ddim_sample(model, start.shape, steps, schedule, clip=clip, start=start)
+        return ddim_sample(model, start.shape, steps, schedule, clip=clip, start=start, eta=eta)
 
     return answer
 
@@ -346,6 +360,9 @@ WRONG = {
         (direction_half_cut, "gradient with respect to|no gradient reaches"),
         (direction_by_largest, "off by"),
         (direction_kept, "second call"),
+        (direction_in_single, "off by"),
+        (direction_of_unit_vectors, "off by"),
+        (lambda *given: lesson.direction_similarity(*given).clamp(min=0), "off by"),
         (lambda a, b, s, t: lesson.direction_similarity(a, b, s, t)[:, None], "shape"),
     ],
     "widen": [
@@ -399,6 +416,9 @@ WRONG = {
         (sampler(fresh=True), "off by"),
         (sampler(level=1), "off by"),
         (sampler(style=1), "off by"),
+        (sampler(eta=1.0), "off by"),
+        (lambda *given: sampler()(*given[:8], make_schedule("linear", 40)), "off by"),
+        (lambda unet, picture, *rest: lesson.sample_edit(unet, picture[:1].expand_as(picture), *rest), "off by"),
         (sampler(t_as=torch.float32), "levels t are whole numbers"),
         (sampler(style_as=torch.int32), "styles are whole numbers"),
         (sampler(apart=True), "asked once at each"),
@@ -410,7 +430,7 @@ WRONG = {
 }
 
 RIGHT = {
-    "direction_similarity": [direction_by_hand, direction_by_rows],
+    "direction_similarity": [direction_by_hand, direction_by_rows, direction_with_epsilon],
     "widen": [widen_as_a_new_layer],
     "drop_conditions": [drop_by_stretch, drop_by_masks],
     "guide_both": [guide_weighted, guide_in_two],
