@@ -158,17 +158,17 @@ def png(fig) -> bytes:
 
 
 def with_palette(raw: bytes) -> bytes:
-    """A PNG with the 64 or 256 colours that suit it best, where that is smaller and hardly seen; else as it is. Takes a second or two."""
+    """A PNG with the 64, 128 or 256 colours that suit it best, where that is smaller and hardly seen; else as it is. Takes a second or two."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(raw))
     if image.mode == "RGBA" and image.getextrema()[3][0] < 255:
         return raw
     rgb, has = image.convert("RGB"), len(image.getcolors() or ()) if image.mode == "P" else 1 << 24
-    for colours, most in ((64, 1.0), (256, 3.3)):  # the mean change of a channel that we bear, of 255
+    for colours, most in ((64, 1.0), (128, 2.0), (256, 6.0)):  # the mean change of a channel that we bear, of 255
         if has > colours:
             small, changed = _quantised(rgb, colours)
-            if changed < most and len(small) < 0.85 * len(raw):
+            if changed < most and len(small) < 0.9 * len(raw):
                 return small
     return raw
 
