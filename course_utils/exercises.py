@@ -340,7 +340,7 @@ def same_learning(model, got, want, what: str = "the result", tol: float = 1e-5)
             continue
         if a is None:
             raise Wrong(f"{what}: the values are right, but no gradient reaches {name}: somewhere on its way it is detached or rounded.")
-        same(a, b, f"the gradient of {name}", tol=tol * max(1.0, b.abs().max().item()))
+        same(a, b, f"the gradient of {name}", tol=tol)  # of the largest entry
 
 
 def _leaves(given: dict, grad) -> dict:

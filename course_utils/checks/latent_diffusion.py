@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercises import Wrong, agree, right, same
+from ..exercises import agree, right, same, same_learning
 
 HINTS = {
     "gradient_loss": [
@@ -228,28 +228,8 @@ def SpatialTransformer(answer):
         bound = [(m, lambda x, c, w=w: w(block, x, c)) for m, w in suspects]
         tol = 1e-9 if dtype == torch.float64 else 2e-4
         agree(block, lambda x, c: _transformer()(block, x, c), case, what="the block's output", grad=("x", "context"), tol=tol, suspects=bound)
-        _parameters_learn(block, case(torch.Generator().manual_seed(1)), tol)
-
-
-def _parameters_learn(block, given, tol):
-    """The gradient of every parameter is that of the block written with functions."""
-    found, wanted = ([p.grad for p in _after(block, run, given)] for run in (block, lambda x, c: _transformer()(block, x, c)))
-    for (name, _), a, b in zip(block.named_parameters(), found, wanted):
-        if a is None:
-            raise Wrong(f"the output is right, but no gradient reaches {name}.")
-        same(a, b, f"the gradient of {name}", tol=10 * tol)
-
-
-def _after(block, run, given):
-    block.zero_grad()
-    out = run(*given.values())
-    (out * torch.arange(1.0, out.numel() + 1, dtype=out.dtype).view(out.shape).cos()).sum().backward()
-    return [_Grad(p.grad) for p in block.parameters()]
-
-
-class _Grad:
-    def __init__(self, grad):
-        self.grad = None if grad is None else grad.clone()
+        given = case(torch.Generator().manual_seed(1)).values()
+        same_learning(block, block(*given), _transformer()(block, *given), "the block's output", tol=10 * tol)
 
 
 def drop_captions(answer):
