@@ -47,7 +47,7 @@ class Muon(torch.optim.AdamW):
 
     A step for a matrix: momentum (Nesterov), made orthogonal, so that no direction is learned slowly because its gradients are small; scaled by .2·√(longest side),
     the size of AdamW's steps (Liu et al. 2025). ``plain``: names, or parts of them, that go to AdamW too: the layers at either end, and what reads a condition.
-    It costs a fifth of a step at batch 64, and learned about twice as much from an example as AdamW did.
+    It costs a fifth of a step at batch 64. In a short run (200 steps of 32, one seed) the loss was .272, AdamW's .299; at equal time the two were level.
     """
 
     def __init__(self, model, lr: float = 3e-3, *, adam_lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.01, plain: tuple = ()):
