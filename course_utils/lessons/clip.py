@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from course_utils.errors import as_list
+from course_utils.errors import CourseError, as_list
 
 
 def words(text: str) -> list[str]:
@@ -249,6 +249,8 @@ class CLIP(nn.Module):
 
     def encode_image(self, x):
         """Pictures (B, 3, S, S) in [0, 1] → unit vectors (B, E)."""
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise CourseError(f"{x.dtype} of shape {tuple(x.shape)}: pictures are floats in [0, 1], (B, 3, S, S).")
         return F.normalize(self.image(x), dim=-1)
 
     def encode_text(self, captions):
@@ -347,7 +349,7 @@ class Batches:
 def recall_at_k(similarity: torch.Tensor, k: int) -> float:
     """Share of rows of a square (N, N) matrix whose diagonal entry is among the k largest of its row; a tie counts as a loss."""
     own = similarity.diagonal()[:, None]
-    rivals = (similarity >= own).sum(1) - 1  # others at least as similar
+    rivals = (~(similarity < own)).sum(1) - 1  # others at least as similar; nan is never a hit
     return (rivals < k).float().mean().item()
 
 
@@ -356,14 +358,17 @@ def embed(
     model: "CLIP", pictures: torch.Tensor | None = None, captions: list[str] | None = None, batch: int = 500
 ) -> torch.Tensor:
     """Unit vectors (N, E) of pictures (N, 3, S, S) or of captions, in batches, in eval mode; the model's mode is put back."""
-    mode = model.training
+    if (pictures is None) == (captions is None):
+        raise CourseError("embed takes pictures or captions, one of the two: embed(clip, captions=[...]) for captions.")
+    mode, device = model.training, model.log_scale.device
     model.eval()
-    device = model.log_scale.device
-    if captions is None:
-        out = [model.encode_image(x.to(device)) for x in pictures.split(batch)]
-    else:
-        out = [model.encode_text(captions[i : i + batch]) for i in range(0, len(captions), batch)]
-    model.train(mode)
+    try:
+        if captions is None:
+            out = [model.encode_image(x.to(device)) for x in pictures.split(batch)]
+        else:
+            out = [model.encode_text(captions[i : i + batch]) for i in range(0, max(len(captions), 1), batch)]
+    finally:
+        model.train(mode)
     return torch.cat(out)
 
 
@@ -402,6 +407,8 @@ def load_clip(device="cpu", image: str = "resnet") -> CLIP:
     models = {"vit": CLIP(ImageTransformer(), text, tokenizer), "resnet": CLIP(ResNet(), text, tokenizer)}
     weights.load("clip", parts_of(**models))
     models["both"] = CLIP(Together(models["vit"].image, models["resnet"].image), text, tokenizer)
+    if image not in models:
+        raise CourseError(f"There is no image encoder {image!r}: choose one of {', '.join(models)}.")
     return models[image].to(device).eval().requires_grad_(False)
 
 

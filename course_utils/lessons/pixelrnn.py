@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import CourseError
+
 
 def binarise(grey, seed):
     """Black and white pictures from grey ones in [0, 1]: each pixel is 1 with probability equal to its grey value. Any shape; returns floats 0 or 1."""
@@ -35,6 +37,8 @@ class LogisticChain(nn.Module):
 @torch.no_grad()
 def nats(net, x, batch=10):
     """Negative log-likelihood of each picture, in nats, (B,) on the CPU. x: (B, 1, H, W). Small batches stay in a processor's cache."""
+    if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise CourseError(f"{x.dtype} that are not all between 0 and 1: nats takes pictures of 0. and 1. (see binarise).")
     device = next(net.parameters()).device
     return torch.cat([-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)])
 
@@ -51,6 +55,8 @@ class MaskedConv2d(nn.Conv2d):
     """A convolution whose kernel is multiplied by causal_mask(kind, kh, kw); the size is kept. (B, c_in, H, W) -> (B, c_out, H, W)."""
 
     def __init__(self, kind, c_in, c_out, kh, kw):
+        if kind not in ("A", "B") or not kh % 2 or not kw % 2:
+            raise CourseError(f'Mask {kind!r} of {kh} x {kw}: the kinds are "A" and "B", and both sides are odd.')
         super().__init__(c_in, c_out, (kh, kw), padding=(kh // 2, kw // 2))
         self.register_buffer("mask", causal_mask(kind, kh, kw), persistent=False)
 
@@ -256,6 +262,8 @@ def sample(net, u, x=None, known=None, temperature=1.0):
     """Draw pictures pixel by pixel. u: (B, 1, H, W) uniform in [0, 1). x: (B, 1, H, W) with the pixels that are known: (H, W) of bool. Returns (B, 1, H, W)."""
     x = torch.zeros_like(u) if x is None else x.clone()
     known = torch.zeros(u.shape[2:], dtype=torch.bool) if known is None else known
+    if x.shape != u.shape or known.shape != u.shape[2:] or known.dtype != torch.bool or not temperature >= 0:
+        raise CourseError("sample takes u and x of one shape (B, 1, H, W), known (H, W) of bool, and a temperature >= 0.")
     for row, column in (~known).nonzero().tolist():  # reading order
         logit = net(context(net, x, row))[:, 0, -1, column]
         x[:, 0, row, column] = (u[:, 0, row, column] < (logit / temperature).sigmoid()).to(x.dtype)

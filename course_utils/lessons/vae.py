@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import CourseError
+
 
 def bernoulli_log_prob(x, logits):
     """log p(x) of independent pixels, summed over the last axis. x: (B, D) in [0, 1], logits: (..., B, D). Returns (..., B)."""
@@ -60,6 +62,8 @@ class Judge(nn.Module):
 
     def features(self, x):
         """(B, 784) -> (B, 64)."""
+        if x.ndim > 1 and x.shape[1:].numel() != 784:
+            raise CourseError(f"Pictures of shape {tuple(x.shape)}: the judge reads grey ones of 784 pixels, (B, 784).")
         return self.body(x.reshape(-1, 1, 28, 28))
 
     def forward(self, x):
@@ -68,6 +72,8 @@ class Judge(nn.Module):
 
 def coverage(real, drawn, k=5):
     """Share of real points whose k-nearest-neighbour ball holds a drawn one (Naeem et al. 2020, eq. 9). (N, D), (M, D) -> float."""
+    if not 0 < k < len(real) or not len(drawn) or not (real.isfinite().all() and drawn.isfinite().all()):
+        raise CourseError(f"Coverage needs finite points, more than k = {k} real ones (> 0), and at least one drawn.")
     radius = torch.cdist(real, real).topk(k + 1, largest=False).values[:, -1]  # the nearest is the point itself
     return (torch.cdist(drawn, real) <= radius).any(0).double().mean().item()
 
@@ -149,6 +155,8 @@ class LinearVAE(nn.Module):
 @torch.no_grad()
 def ppca(x, latent):
     """The LinearVAE of greatest likelihood for x (N, pixels), with q equal to its posterior (Tipping & Bishop 1999, eq. 6-8)."""
+    if not 0 < latent < min(len(x) - 1, x.shape[1]):
+        raise CourseError(f"{latent} axes of {tuple(x.shape)} numbers: keep at least 1, and fewer than pictures - 1 and pixels.")
     model = LinearVAE(x.shape[1], latent)
     value, axis = torch.linalg.eigh(torch.cov(x.T, correction=0))  # rising
     var = value[:-latent].mean()  # sigma²: what the discarded axes hold, on average

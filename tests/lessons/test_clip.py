@@ -269,3 +269,23 @@ def test_a_temperature_that_overshot_comes_back():
     model.log_scale.data.fill_(1.0)
     model.limit_scale()
     assert model.log_scale.item() == 1.0
+
+
+def test_what_does_not_fit_gets_a_sentence():
+    from course_utils.errors import CourseError
+
+    clip = load_clip().train()
+    for wrong in (torch.zeros(2, 1, 32, 32), torch.zeros(2, 4, 32, 32), torch.zeros(3, 32, 32), torch.zeros(2, 3, 32, 32).byte()):
+        with pytest.raises(CourseError, match="floats in"):
+            embed(clip, wrong)
+    with pytest.raises(CourseError, match="one of the two"):
+        embed(clip)
+    with pytest.raises(CourseError, match="one of the two"):
+        embed(clip, torch.zeros(1, 3, 32, 32), ["cat"])
+    with pytest.raises(CourseError, match="None"):
+        embed(clip, captions=["cat", None])
+    assert clip.training  # the mode is put back after an error too
+    assert embed(clip, captions=[]).shape == (0, 128)
+    with pytest.raises(CourseError, match="no image encoder 'ViT'"):
+        load_clip(image="ViT")
+    assert recall_at_k(torch.full((4, 4), torch.nan), 1) == 0

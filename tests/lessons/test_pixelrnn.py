@@ -252,3 +252,22 @@ def test_bent_digits_stay_digits():
     assert (centre(y) - centre(x[:1])).abs().max() < 1
     turned = px.bent(x, draw, turn=3.0, scale=0, slant=0)  # bilinear, so a little is lost
     assert (turned.sum((1, 2, 3)) / x.sum((1, 2, 3)) - 1).abs().max() < 0.05
+
+
+def test_what_does_not_fit_gets_a_sentence():
+    import pytest
+
+    from course_utils.errors import CourseError
+    from course_utils.lessons import pixelrnn as lesson
+
+    for wrong in (("C", 1, 1, 3, 3), ("b", 1, 1, 3, 3), ("A", 1, 1, 4, 3)):
+        with pytest.raises(CourseError, match="Mask"):
+            lesson.MaskedConv2d(*wrong)
+    net, u = lesson.PixelCNN(2, 1), torch.rand(2, 1, 4, 4)
+    for wrong in (255 * u + 1, u * torch.nan, u.byte(), 2 * u.round() - 1.5):
+        with pytest.raises(CourseError, match="nats"):
+            lesson.nats(net, wrong)
+    known = torch.zeros(4, 4, dtype=torch.bool)
+    for wrong in ({"x": u[:1]}, {"x": torch.rand(2, 1, 6, 6)}, {"known": known[:3, :3]}, {"known": known.float()}, {"temperature": -1}):
+        with pytest.raises(CourseError, match="sample takes"):
+            lesson.sample(net, u, **wrong)

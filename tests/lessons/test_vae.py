@@ -233,3 +233,21 @@ def test_grid_orientation_and_size():
 def test_judge_shapes():
     judge = vae.Judge()
     assert judge(torch.rand(3, 784)).shape == (3, 10) and judge.features(torch.rand(3, 784)).shape == (3, 64)
+
+
+def test_what_does_not_fit_gets_a_sentence():
+    import pytest
+
+    from course_utils.errors import CourseError
+    from course_utils.lessons import vae as lesson
+
+    points = torch.randn(10, 3)
+    for wrong in ((points, points, 10), (points, points, 0), (points, points[:0]), (points, points * torch.nan), (points[:0], points)):
+        with pytest.raises(CourseError, match="Coverage"):
+            lesson.coverage(*wrong)
+    with pytest.raises(CourseError, match="judge"):
+        lesson.Judge()(torch.rand(4, 3 * 784))
+    x = torch.randn(30, 6, dtype=torch.float64)
+    for wrong in ((x, 0), (x, 6), (x, 7), (x[:1], 2), (x[:3], 4)):
+        with pytest.raises(CourseError, match="axes"):
+            lesson.ppca(*wrong)
