@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import CourseError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -41,7 +43,12 @@ def make_schedule(kind="cosine", T=1000):
 
 def at(table, t, x):
     """table[t] with the dtype and device of x, shaped (B, 1, 1, ...) to multiply with x (B, ...). t: (B,) integers."""
-    return table[t.cpu()].to(x).reshape(-1, *[1] * (x.ndim - 1))
+    t = t.cpu()
+    if t.is_floating_point() or (t.numel() and not 0 <= t.min() <= t.max() < len(table)):
+        raise CourseError(f"levels are integers from 0 to {len(table) - 1}, not {t.flatten()[:4].tolist()}: look at t.")
+    if t.numel() not in (1, len(x)):
+        raise CourseError(f"{t.numel()} levels for {len(x)} pictures: t holds one level a picture.")
+    return table[t].to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def q_sample(x0, t, eps, schedule):
@@ -102,6 +109,8 @@ def split(output, xt, t, schedule, target="v", clip=False):
 
 def denoising_loss(model, x0, t, eps, schedule, target="v"):
     """Simple loss (DDPM, eq. 14), a scalar. model(x_t, t) -> (B, ...); x0, eps: (B, ...); t: (B,) in 1..T; target: "eps" or "v"."""
+    if target not in ("eps", "v"):
+        raise CourseError(f"target must be eps or v, not {target!r}")
     xt = q_sample(x0, t, eps, schedule)
     wanted = eps if target == "eps" else velocity(x0, t, eps, schedule)
     return F.mse_loss(model(xt, t), wanted)
@@ -189,7 +198,9 @@ class UNet(nn.Module):
 
     def __init__(self, channels=3, widths=(32, 64, 96), layers=1, attention=(False, True, True), patch=2, **block):
         super().__init__()
-        self.patch, self.width, c, time_dim = patch, widths[0], widths[0], 4 * widths[0]
+        if len(widths) != len(attention):
+            raise CourseError(f"{len(widths)} widths and {len(attention)} attention: one of each a resolution.")
+        self.patch, self.factor, c, time_dim = patch, patch * 2 ** (len(widths) - 1), widths[0], 4 * widths[0]
         self.time_mlp = nn.Sequential(nn.Linear(c, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.conv_in = nn.Conv2d(channels * patch**2, c, 3, padding=1)
         self.down, self.up, stack = nn.ModuleList(), nn.ModuleList(), [c]  # stack: channels of what is pushed
@@ -210,7 +221,9 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(c, channels * patch**2, 3, padding=1)
 
     def forward(self, x, t):
-        temb = self.time_mlp(time_embedding(t, self.width).to(x.dtype))
+        if any(n % self.factor for n in x.shape[-2:]):
+            raise CourseError(f"both sides of a picture must be multiples of {self.factor}, not {(*x.shape[-2:],)}.")
+        temb = self.time_mlp(time_embedding(t, self.time_mlp[0].in_features).to(x.dtype))
         h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         stack = [h]
         for layer in self.down:
@@ -253,6 +266,8 @@ def ddim_sample(
 
     ``model(x, t)`` may be any callable, so that guidance (lesson 2.4) is a wrapper around the network. More steps than levels: each level once.
     """
+    if steps < 1:
+        raise CourseError(f"the way from noise to data takes at least one step, not {steps}")
     schedule = schedule or make_schedule()
     x = (torch.randn(shape, generator=generator) if start is None else start).to(device)
     times = torch.linspace(schedule.T, 0, steps + 1).round().long().unique().flip(0)  # T ... 0, none twice
@@ -281,6 +296,10 @@ def mixture_denoiser(means, std, schedule):
 
 def frechet_distance(a, b):
     """Squared Fréchet distance of two sets of features, (N, D) and (M, D), each seen as a Gaussian (Heusel et al. 2017, eq. 6). A float."""
+    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
+        raise CourseError(f"two sets of at least 2 features of one length, not {(*a.shape,)} and {(*b.shape,)}.")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise CourseError("the features hold NaN or infinity: look at the pictures they were made of.")
     a, b = a.double(), b.double()
     A, B = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))  # covariance = Aᵀ A
     cross = torch.linalg.svdvals(A @ B.T).sum()  # tr (Σ₁ Σ₂)^½
@@ -290,6 +309,9 @@ def frechet_distance(a, b):
 def pca_gaussian(x, n, components=100, generator=None):
     """n samples (n, ...) of a Gaussian with the mean and the leading principal components of x (N, ...)."""
     flat = x.flatten(1)
+    if len(flat) < 2:
+        raise CourseError(f"a Gaussian is fitted to at least 2 pictures, not {len(flat)}.")
+    components = min(components, *flat.shape)
     _, scale, basis = torch.pca_lowrank(flat - flat.mean(0), components, niter=4)
     z = torch.randn(n, components, generator=generator) * scale / math.sqrt(len(x) - 1)
     return (flat.mean(0) + z @ basis.T).reshape(n, *x.shape[1:])

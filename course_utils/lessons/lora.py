@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import CourseError
 from course_utils.lessons.clip import embed, load_clip
 from course_utils.lessons.ddpm import denoising_loss
 from course_utils.lessons.latent_diffusion import drop_captions, load_latent_diffusion
@@ -15,6 +16,8 @@ from course_utils.lessons.latent_diffusion import drop_captions, load_latent_dif
 
 def pencil(x):
     """A made-up style: pale grey shading with dark lines where the colour changes. Pictures (B, 3, H, W) in [0, 1] -> the same."""
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise CourseError(f"pictures are (B, 3, H, W) from 0 to 1, and this is {(*x.shape,)} of {x.dtype}.")
     p = F.pad(x, (1, 1, 1, 1), mode="replicate")
     across, down = p[:, :, 1:-1, 2:] - p[:, :, 1:-1, :-2], p[:, :, 2:, 1:-1] - p[:, :, :-2, 1:-1]
     edge = (across**2 + down**2).sum(1, keepdim=True).sqrt()
@@ -78,10 +81,13 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out", "expand", "shrink")
 
 def wrap(model, targets=TARGETS):
     """Put a LoRALinear around every linear layer whose name is among ``targets``, in place; wrapping twice changes nothing. Returns the model."""
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if name in targets and isinstance(child, nn.Linear):
                 setattr(parent, name, LoRALinear(child))
+    if not wrapped(model):
+        raise CourseError(f"this model has no linear layer with a name among {targets}: nothing was wrapped.")
     return model
 
 
@@ -92,6 +98,8 @@ def wrapped(model):
 
 def new_adapter(model, rank, alpha=8.0):
     """A fresh adapter for a wrapped model: one LowRank for each wrapped layer, on the layer's device. An nn.ModuleDict."""
+    if not wrapped(model):
+        raise CourseError("this model has no wrapped layers: call wrap(model) first")
     sizes = {k: layer.linear.weight for k, layer in wrapped(model).items()}
     return nn.ModuleDict({k: LowRank(w.shape[1], w.shape[0], rank, alpha).to(w) for k, w in sizes.items()})
 
@@ -100,6 +108,8 @@ def use(model, *pairs, merged=False):
     """Switch on these adapters and no others: use(unet, (fluent, 1.0), (pencil, 0.5)); use(unet) is the base. Returns the model."""
     if pairs and not wrapped(model):
         raise ValueError("this model has no wrapped layers: call wrap(model) first")
+    if any(set(adapter) != set(wrapped(model)) for adapter, _ in pairs):
+        raise CourseError("an adapter was made for a model with other layers: make it with new_adapter(model, rank).")
     for name, layer in wrapped(model).items():
         layer.switch([(adapter[name], strength) for adapter, strength in pairs], merged)
     return model
@@ -113,6 +123,8 @@ def largest_rank(shapes, budget):
 
 def stack(parts, strengths):
     """Several updates of one layer as one, with the same alpha. parts: pairs (A_i (r_i, m), B_i (n, r_i)). Returns A (r, m), B (n, r), r = Σ r_i."""
+    if not parts or len(parts) != len(strengths):
+        raise CourseError(f"{len(parts)} updates and {len(strengths)} strengths: one strength an update.")
     r = sum(len(A) for A, _ in parts)
     A = torch.cat([A for A, _ in parts])
     B = torch.cat([w * r / len(A_i) * B_i for (A_i, B_i), w in zip(parts, strengths)], 1)

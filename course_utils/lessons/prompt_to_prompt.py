@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from course_utils.errors import as_list
+from course_utils.errors import CourseError, as_list
 from course_utils.lessons.clip import words
 from course_utils.lessons.ddpm import at, ddim_step, q_sample, split
 from course_utils.lessons.latent_diffusion import CrossAttention, guide, load_latent_diffusion
@@ -76,6 +76,8 @@ def word_maps(ld, x, caption, style=1, levels=(100, 200, 300, 400, 500, 600, 700
 
     A word that occurs again has a map of its own, under "word (2)".
     """
+    if x.shape != (3, 64, 64) or not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise CourseError(f"a picture is (3, 64, 64) from 0 to 1, and this is {(*x.shape,)} of {x.dtype}.")
     t = torch.tensor(levels, device=ld.device)
     z = ld.encode(x[None]).expand(len(t), -1, -1, -1)
     eps = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).to(z)
@@ -173,6 +175,8 @@ def plan(ld, captions, source, words=0.8, itself=0.4, emphasis=None):
         raise ValueError(
             f"{len(captions)} captions and {len(source)} sources: every caption needs the number of its source row."
         )
+    if not all(0 <= s < len(captions) for s in source):
+        raise CourseError(f"source rows are numbers from 0 to {len(captions) - 1}, not {[*map(int, source)]}.")
     B, cut = len(captions), [spans(ld.clip.tokenizer, c) for c in captions]
     A, keep, scale = torch.zeros(B, T, T), torch.zeros(B, T), torch.ones(B, T)
     for row, s in enumerate(source):
@@ -206,6 +210,10 @@ def sample_side_by_side(ld, z, captions, controller, style=1, w=3.0, steps=20, h
     c, none, B = ld.words(captions), ld.words([""] * len(captions)), len(captions)
     s = torch.full((2 * B,), style, device=ld.device)
     times = ladder(ld.schedule, steps)
+    if not len(z) == B == len(controller.source):
+        raise CourseError(f"{len(z)} latents, {B} captions and a plan for {len(controller.source)}: one of each a row.")
+    if empty is not None and len(empty) != steps:
+        raise CourseError(f"{len(empty)} empty captions for {steps} steps: each step has its own.")
     z = z.to(ld.device)
     with controlled(ld.unet, controller):
         for i, (now, then) in enumerate(zip(times[:-1], times[1:])):
@@ -224,6 +232,8 @@ def caption_difference(ld, z0, source, target, style=1, levels=(400, 600, 800), 
 
     z0: clean latents (B, 4, 16, 16); source, target: lists of B captions.
     """
+    if not len(z0) == len(as_list(source)) == len(as_list(target)) or not len(levels):
+        raise CourseError(f"{len(z0)} latents, {len(source)} and {len(target)} captions: one of each a row, and a level.")
     a, b, g = ld.words(source), ld.words(target), torch.Generator().manual_seed(seed)
     s, heat = torch.full((len(z0),), style, device=z0.device), 0.0
     for level in levels:
@@ -250,6 +260,8 @@ def inversion_step(zt, eps, t, s, schedule):
 @torch.no_grad()
 def invert(model, z0, steps, schedule, target="v", rounds=1):
     """DDIM inversion: z_0 (B, ...) -> the path [z_0, ..., z_T], steps + 1 latents. model(z, t) as for ``ddim_sample``; rounds: fixed-point iterations a step."""
+    if rounds < 1:
+        raise CourseError(f"each step of the inversion needs at least one round, not {rounds}")
     times = ladder(schedule, steps).flip(0)
     path = [z0]
     for now, then in zip(times[:-1], times[1:]):
@@ -283,12 +295,16 @@ def null_text_step(ld, z, t, u, words, empty, style, w, goal, rounds, lr):
 @torch.no_grad()
 def clip_direction(clip, before, after, source, target):
     """Cosine between the change of the picture and the change of the caption, (B,). Pictures (B, 3, 64, 64) in [0, 1]; captions: lists of B strings."""
+    if not len(before) == len(after) == len(as_list(source)) == len(as_list(target)):
+        raise CourseError("every row has a picture and a caption before and after, and the counts differ.")
     see = lambda x: clip.encode_image(F.avg_pool2d(x.to(clip.log_scale.device), 2))
     return F.cosine_similarity(see(after) - see(before), clip.encode_text(target) - clip.encode_text(source)).cpu()
 
 
 def error_at(strength, errors, directions, fine=200):
     """Least error on a piecewise linear curve (errors, directions: lists over a knob) where direction >= strength; inf if it never gets there."""
+    if len(errors) != len(directions):
+        raise CourseError(f"{len(errors)} errors and {len(directions)} directions: one of each a setting of the knob.")
     best = min((e for e, d in zip(errors, directions) if d >= strength), default=math.inf)
     for (e0, e1), (d0, d1) in zip(zip(errors, errors[1:]), zip(directions, directions[1:])):
         for k in range(fine + 1):

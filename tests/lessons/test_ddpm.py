@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from scipy.linalg import sqrtm
 
+from course_utils.errors import CourseError
 from course_utils.lessons import ddpm
 
 from .naming import level_names
@@ -379,3 +380,34 @@ def test_schedules_of_any_length_stay_between_0_and_1(kind, T):
 def test_a_schedule_without_steps_gets_one_sentence():
     with pytest.raises(ValueError, match="at least one step"):
         ddpm.make_schedule(T=0)
+
+
+def test_helpful_refusals():
+    schedule, x = ddpm.make_schedule(T=10), torch.zeros(2, 3, 8, 8)
+    for t in ([-1, 3], [3, 11], [3.0, 4.0]):
+        with pytest.raises(CourseError, match="integers from 0 to 10"):
+            ddpm.q_sample(x, torch.tensor(t), x, schedule)
+    with pytest.raises(CourseError, match="3 levels for 2 pictures"):
+        ddpm.q_sample(x, torch.tensor([1, 2, 3]), x, schedule)
+    for target in ("x0", "V"):
+        with pytest.raises(CourseError, match="eps or v"):
+            ddpm.denoising_loss(lambda x, t: x, x, torch.tensor([1, 2]), x, schedule, target)
+    for steps in (0, -1):
+        with pytest.raises(CourseError, match="at least one step"):
+            ddpm.ddim_sample(lambda x, t: x, (2, 3), steps, schedule)
+    with pytest.raises(CourseError, match="2 widths and 3 attention"):
+        ddpm.UNet(widths=(32, 64))
+    with pytest.raises(CourseError, match="multiples of 8"):
+        ddpm.UNet()(torch.zeros(1, 3, 12, 16), torch.tensor([1]))
+
+
+def test_statistics_of_too_few_or_broken_features_are_refused():
+    a = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    for b in (a[:1], a[:0], a[:, :3]):
+        with pytest.raises(CourseError, match="at least 2 features"):
+            ddpm.frechet_distance(a, b)
+    with pytest.raises(CourseError, match="NaN"):
+        ddpm.frechet_distance(a, a.log() * torch.nan)
+    assert ddpm.pca_gaussian(a, 6).shape == (6, 4)  # fewer numbers than components
+    with pytest.raises(CourseError, match="at least 2 pictures"):
+        ddpm.pca_gaussian(a[:1], 6)

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from course_utils.errors import CourseError
 from course_utils.lessons import lora
 from course_utils.lessons.latent_diffusion import TextUNet
 
@@ -233,3 +234,25 @@ def test_switching_while_merged_never_adds_up():
         lora.use(ours, (second, 1.0), merged=True)
         torch.testing.assert_close(ours(*inputs(torch.float64)), want, rtol=1e-9, atol=1e-9)
         assert torch.equal(lora.use(ours)(*inputs(torch.float64)), plain)
+
+
+def test_helpful_refusals():
+    base = small_unet(torch.float32)
+    with pytest.raises(CourseError, match="nothing was wrapped"):
+        lora.wrap(base, ("query",))
+    with pytest.raises(CourseError, match="call wrap"):
+        lora.new_adapter(base, 2)
+    few = lora.wrap(copy.deepcopy(base), "to_q")  # one name, not its letters
+    assert {name.split("/")[-1] for name in lora.wrapped(few)} == {"to_q"}
+    with pytest.raises(CourseError, match="other layers"):
+        lora.use(lora.wrap(base), (lora.new_adapter(few, 2), 1.0))
+    part = (torch.zeros(2, 4), torch.zeros(3, 2))
+    for parts, strengths in (([part, part], [1.0]), ([], [])):
+        with pytest.raises(CourseError, match="one strength an update"):
+            lora.stack(parts, strengths)
+
+
+@pytest.mark.parametrize("shape, value", [((1, 3, 8, 8), 200.0), ((1, 3, 8, 8), torch.nan), ((1, 4, 8, 8), 0.5), ((1, 1, 8, 8), 0.5), ((3, 8, 8), 0.5)])
+def test_pictures_of_another_kind_are_not_drawn_in_pencil(shape, value):
+    with pytest.raises(CourseError, match="from 0 to 1"):
+        lora.pencil(torch.full(shape, value))

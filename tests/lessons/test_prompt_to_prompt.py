@@ -378,3 +378,29 @@ def test_error_at_a_strength():
     assert p2p.error_at(0.5, [0.3, 0.1], [0.6, 0.4]) == pytest.approx(0.2, abs=1e-3)
     assert p2p.error_at(0.7, [0.3, 0.1], [0.6, 0.4]) == math.inf
     assert p2p.error_at(0.5, [0.3], [0.6]) == 0.3 and p2p.error_at(0.5, [], []) == math.inf
+
+
+def test_counts_and_ranges_get_one_sentence(ld, clip):
+    captions, x = ["cat", "dog"], torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    for source in ([0, -1], [0, 2]):
+        with pytest.raises(CourseError, match="from 0 to 1"):
+            p2p.plan(ld, captions, source)
+    rule = p2p.plan(ld, captions, [0, 0])
+    for z, texts in ((noise(1), captions), (noise(2), captions[:1]), (noise(3), [*captions, "bear"])):
+        with pytest.raises(CourseError, match="one of each a row"):
+            p2p.sample_side_by_side(ld, z, texts, rule, steps=2)
+    with pytest.raises(CourseError, match="3 empty captions for 2 steps"):
+        p2p.sample_side_by_side(ld, noise(2), captions, rule, steps=2, empty=torch.zeros(3, 2, 20, 128))
+    with pytest.raises(CourseError, match="one of each a row"):
+        p2p.caption_difference(ld, noise(2), captions, captions[:1])
+    with pytest.raises(CourseError, match="and a level"):
+        p2p.caption_difference(ld, noise(2), captions, captions, levels=())
+    for picture in (x[0] * 255, x[0] * math.nan, x[0, :1], x, x[0, :, :32, :32]):
+        with pytest.raises(CourseError, match="from 0 to 1"):
+            p2p.word_maps(ld, picture, "cat")
+    with pytest.raises(CourseError, match="at least one round"):
+        p2p.invert(lambda z, t: z, noise(1), 2, ddpm.make_schedule(T=7), rounds=0)
+    with pytest.raises(CourseError, match="counts differ"):
+        p2p.clip_direction(clip, x, x, captions, captions[:1])
+    with pytest.raises(CourseError, match="one of each a setting"):
+        p2p.error_at(0.5, [0.3, 0.1], [0.5])
