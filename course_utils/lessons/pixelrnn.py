@@ -38,7 +38,9 @@ class LogisticChain(nn.Module):
 def nats(net, x, batch=10):
     """Negative log-likelihood of each picture, in nats, (B,) on the CPU. x: (B, 1, H, W). Small batches stay in a processor's cache."""
     if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
-        raise CourseError(f"{x.dtype} that are not all between 0 and 1: nats takes pictures of 0. and 1. (see binarise).")
+        raise CourseError(
+            f"{x.dtype} that are not all between 0 and 1: nats takes pictures of 0. and 1. (see binarise)."
+        )
     device = next(net.parameters()).device
     return torch.cat([-log_likelihood(net(part.to(device)), part.to(device)).cpu() for part in x.split(batch)])
 
@@ -263,7 +265,9 @@ def sample(net, u, x=None, known=None, temperature=1.0):
     x = torch.zeros_like(u) if x is None else x.clone()
     known = torch.zeros(u.shape[2:], dtype=torch.bool) if known is None else known
     if x.shape != u.shape or known.shape != u.shape[2:] or known.dtype != torch.bool or not temperature >= 0:
-        raise CourseError("sample takes u and x of one shape (B, 1, H, W), known (H, W) of bool, and a temperature >= 0.")
+        raise CourseError(
+            "sample takes u and x of one shape (B, 1, H, W), known (H, W) of bool, and a temperature >= 0."
+        )
     for row, column in (~known).nonzero().tolist():  # reading order
         logit = net(context(net, x, row))[:, 0, -1, column]
         x[:, 0, row, column] = (u[:, 0, row, column] < (logit / temperature).sigmoid()).to(x.dtype)

@@ -233,7 +233,9 @@ def caption_difference(ld, z0, source, target, style=1, levels=(400, 600, 800), 
     z0: clean latents (B, 4, 16, 16); source, target: lists of B captions.
     """
     if not len(z0) == len(as_list(source)) == len(as_list(target)) or not len(levels):
-        raise CourseError(f"{len(z0)} latents, {len(source)} and {len(target)} captions: one of each a row, and a level.")
+        raise CourseError(
+            f"{len(z0)} latents, {len(source)} and {len(target)} captions: one of each a row, and a level."
+        )
     a, b, g = ld.words(source), ld.words(target), torch.Generator().manual_seed(seed)
     s, heat = torch.full((len(z0),), style, device=z0.device), 0.0
     for level in levels:

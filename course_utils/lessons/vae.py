@@ -156,7 +156,9 @@ class LinearVAE(nn.Module):
 def ppca(x, latent):
     """The LinearVAE of greatest likelihood for x (N, pixels), with q equal to its posterior (Tipping & Bishop 1999, eq. 6-8)."""
     if not 0 < latent < min(len(x) - 1, x.shape[1]):
-        raise CourseError(f"{latent} axes of {tuple(x.shape)} numbers: keep at least 1, and fewer than pictures - 1 and pixels.")
+        raise CourseError(
+            f"{latent} axes of {tuple(x.shape)} numbers: keep at least 1, and fewer than pictures - 1 and pixels."
+        )
     model = LinearVAE(x.shape[1], latent)
     value, axis = torch.linalg.eigh(torch.cov(x.T, correction=0))  # rising
     var = value[:-latent].mean()  # sigma²: what the discarded axes hold, on average
